@@ -1,0 +1,178 @@
+#include "bindings/arrays.h"
+
+#include <pybind11/stl.h>
+
+#include <atomic>
+
+#include "core/buffers.h"
+#include "core/checks.h"
+#include "core/dispatch.h"
+
+namespace innerloop {
+namespace {
+
+constexpr size_t kCached = 1 << 16;  // outputs of at least this many bytes come from the buffer cache
+
+// innerloop._arrays: what conversion needs of Python.
+py::object helper(const char* name) { return py::module_::import("innerloop._arrays").attr(name); }
+
+Dtype dtype_of(const py::array& array, const char* name) {
+  const py::dtype d = array.dtype();
+  if (d.byteorder() != '>' || d.itemsize() == 1) {
+    switch (d.normalized_num()) {
+      case py::detail::npy_api::NPY_FLOAT_: return Dtype::f32;
+      case py::detail::npy_api::NPY_DOUBLE_: return Dtype::f64;
+      case py::detail::npy_api::NPY_BOOL_: return Dtype::boolean;
+      case py::detail::npy_api::NPY_INT8_: return Dtype::i8;
+      case py::detail::npy_api::NPY_UINT8_: return Dtype::u8;
+      case py::detail::npy_api::NPY_INT16_: return Dtype::i16;
+      case py::detail::npy_api::NPY_UINT16_: return Dtype::u16;
+      case py::detail::npy_api::NPY_INT32_: return Dtype::i32;
+      case py::detail::npy_api::NPY_UINT32_: return Dtype::u32;
+      case py::detail::npy_api::NPY_INT64_: return Dtype::i64;
+      case py::detail::npy_api::NPY_UINT64_: return Dtype::u64;
+      default: break;
+    }
+  }
+  throw TypeError(std::string(name) + " must be an array of a native float or integer dtype, got dtype " +
+                  std::string(py::str(static_cast<const py::object&>(d))));
+}
+
+Array view_of(py::array array, py::object caller, const char* name) {
+  Array a{array, std::move(caller), {}};
+  TensorView& v = a.view;
+  v.name = name;
+  v.dtype = dtype_of(array, name);
+  v.data = static_cast<char*>(const_cast<void*>(array.data()));
+  v.writeable = array.writeable();
+  v.ndim = (int)array.ndim();
+  for (int d = 0; d < v.ndim; d++) {
+    v.shape[d] = array.shape(d);
+    v.strides[d] = array.strides(d);
+  }
+  return a;
+}
+
+py::dtype numpy_dtype(Dtype d) { return d == Dtype::f64 ? py::dtype::of<double>() : py::dtype::of<float>(); }
+
+bool is_ndarray(py::handle value) {
+  return Py_TYPE(value.ptr()) == py::detail::npy_api::get().PyArray_Type_;
+}
+
+std::atomic<bool> use_reference{false};
+
+}  // namespace
+
+Array Arguments::in(py::handle value, const char* name) {
+  py::object caller = py::reinterpret_borrow<py::object>(value);
+  if (is_ndarray(value)) return view_of(py::reinterpret_borrow<py::array>(value), caller, name);
+  py::array array = helper("to_numpy")(caller, name);
+  if (!like && !py::isinstance<py::array>(caller)) like = caller;
+  return view_of(array, caller, name);
+}
+
+Array Arguments::out(py::handle value, const char* name, Dtype dtype, const Shape& shape) {
+  if (value.is_none()) return fresh(dtype, shape);
+  Array a = in(value, name);
+  check_dtype(a.view, dtype, "the dtype of the input");
+  check_shape(a.view, shape, "the shape of the result");
+  check_output(a.view);
+  return a;
+}
+
+Array Arguments::fresh(Dtype dtype, const Shape& shape) {
+  size_t bytes = dtype_size(dtype);
+  for (int64_t n : shape) {
+    if (n == 0) bytes = 0;
+  }
+  for (int64_t n : shape) {
+    if (__builtin_mul_overflow(bytes, (size_t)n, &bytes) || bytes > PTRDIFF_MAX) {
+      throw ValueError("a result of shape " + shape_text(shape) + " would not fit into memory");
+    }
+  }
+  py::array array;
+  if (bytes < kCached) {
+    array = py::array(numpy_dtype(dtype), shape);
+  } else {
+    void* p = buffers::acquire(bytes);
+    array = py::array(numpy_dtype(dtype), shape, p, py::capsule(p, [](void* buffer) { buffers::release(buffer); }));
+  }
+  return view_of(array, py::none(), "out");
+}
+
+void Arguments::check_overlap(const Array& out, const Array& in, bool in_place) {
+  if (out.caller.is_none() || !extents_overlap(out.view, in.view)) return;
+  if (in_place && same_view(out.view, in.view)) return;
+  if (!helper("shares_memory")(out.owner, in.owner).cast<bool>()) return;
+  throw ValueError(std::string(out.view.name) + " must not overlap " + in.view.name +
+                   (in_place ? " unless it is the same view" : "") + ", got two views that share memory");
+}
+
+py::object Arguments::result(const Array& array) const {
+  if (!array.caller.is_none()) return array.caller;
+  if (!like) return array.owner;
+  return helper("from_numpy")(array.owner, like);
+}
+
+py::object Arguments::scalar(Dtype dtype, double value) const {
+  if (like) {
+    py::array array(numpy_dtype(dtype), std::vector<py::ssize_t>{});
+    if (dtype == Dtype::f64) {
+      *static_cast<double*>(array.mutable_data()) = value;
+    } else {
+      *static_cast<float*>(array.mutable_data()) = (float)value;
+    }
+    return helper("from_numpy")(array, like);
+  }
+  return numpy_dtype(dtype).attr("type")(value);
+}
+
+ParameterValues parameter_values(const char* owner, const Parameter* parameters, int count, const py::dict& given) {
+  ParameterValues values;
+  size_t used = 0;
+  for (int i = 0; i < count; i++) {
+    values.value[i] = parameters[i].default_value;
+    if (!given.contains(parameters[i].name)) continue;
+    used++;
+    const py::object number = given[parameters[i].name];
+    values.value[i] = PyFloat_AsDouble(number.ptr());
+    if (PyErr_Occurred()) {
+      PyErr_Clear();
+      throw TypeError(std::string(parameters[i].name) + " must be a number, got " +
+                      std::string(py::repr(number)));
+    }
+  }
+  if (used == given.size()) return values;
+  std::string have;
+  for (int i = 0; i < count; i++) have += (i ? ", " : "") + std::string(parameters[i].name);
+  throw TypeError(std::string(owner) + " takes " + (count ? "the parameters " + have : "no parameters") + ", got " +
+                  std::string(py::str(py::list(given.attr("keys")()))));
+}
+
+bool reference_in_use() { return use_reference.load(std::memory_order_relaxed); }
+
+py::object reference(const char* noun) {
+  return py::module_::import((std::string("innerloop.reference.") + noun).c_str());
+}
+
+void copy_into(const Array& out, py::handle values) {
+  py::module_::import("numpy").attr("copyto")(out.owner, values);
+}
+
+void bind_backend(py::module_& m) {
+  m.def("isa", [] { return kernels().isa; });
+  m.def("isas", &isas);
+  m.def("use_isa", &use_isa);
+  m.def("vector_bytes", [] { return kernels().vector_bytes; });
+  m.def("has_fma", [] { return kernels().has_fma; });
+  m.def("backend", [] { return reference_in_use() ? "reference" : "cpu"; });
+  m.def("use_reference", [](bool on) { use_reference.store(on); });
+  m.def("buffer_cache_limit", [](py::object bytes) {
+    if (!bytes.is_none()) buffers::set_limit(bytes.cast<size_t>());
+    return buffers::limit();
+  });
+  m.def("buffer_cache_held", &buffers::held);
+  m.def("buffer_cache_clear", &buffers::clear);
+}
+
+}  // namespace innerloop

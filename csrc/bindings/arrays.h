@@ -1,0 +1,57 @@
+// Between Python's arrays and TensorView. An Arguments belongs to one call: it reads the caller's arrays in place,
+// whatever library they are of, allocates outputs, and hands results back in the caller's own library.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <string>
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace innerloop {
+
+namespace py = pybind11;
+
+struct Array {
+  py::object owner;   // a numpy.ndarray over the same memory
+  py::object caller;  // what the caller passed, or none for a fresh array
+  TensorView view;
+};
+
+class Arguments {
+ public:
+  // An input; TypeError if it is no array. `name` outlives the call.
+  Array in(py::handle value, const char* name);
+
+  // The caller's `out`, checked to be writeable, of this dtype and shape; or a fresh array if it is None.
+  Array out(py::handle value, const char* name, Dtype dtype, const Shape& shape);
+  Array fresh(Dtype dtype, const Shape& shape);
+
+  // Refuses an output that shares memory with an input, unless both are the same view and `in_place` allows that.
+  static void check_overlap(const Array& out, const Array& in, bool in_place);
+
+  // The array as the call returns it: the caller's own `out`, or a fresh one in the library of the first argument.
+  py::object result(const Array& array) const;
+  // A 0-d scalar of this dtype: a NumPy scalar, or the library's 0-d array.
+  py::object scalar(Dtype dtype, double value) const;
+
+ private:
+  py::object like;  // the first argument that is not NumPy's
+};
+
+// Values for the numbers that a rule takes, from a dict of keyword arguments; the others take their defaults.
+struct ParameterValues {
+  double value[kMaxParameters];
+};
+ParameterValues parameter_values(const char* owner, const Parameter* parameters, int count, const py::dict& given);
+
+// The reference backend, python/innerloop/reference, called as innerloop.reference.<noun>.<function>.
+bool reference_in_use();
+py::object reference(const char* noun);
+void copy_into(const Array& out, py::handle values);  // numpy.copyto: what the reference returned, into the output
+
+void bind_backend(py::module_& m);
+
+}  // namespace innerloop

@@ -1,0 +1,49 @@
+// innerloop._core. Built for the architecture's baseline: the CPU is checked before anything else runs, so that an old
+// one gets an ImportError and never SIGILL.
+#include "bindings/arrays.h"
+#include "bindings/nouns.h"
+#include "core/dispatch.h"
+#include "core/errors.h"
+#include "core/pool.h"
+
+namespace innerloop {
+namespace {
+
+void set_threads(py::handle n) {
+  const long value = PyLong_Check(n.ptr()) ? PyLong_AsLong(n.ptr()) : 0;
+  if (PyErr_Occurred()) PyErr_Clear();
+  if (!PyLong_Check(n.ptr()) || PyBool_Check(n.ptr())) {
+    throw TypeError("num_threads must be an integer, got " + std::string(py::repr(n)));
+  }
+  if (value < 1) throw ValueError("num_threads must be at least 1, got " + std::string(py::repr(n)));
+  pool::set_threads(value > 1024 ? 1024 : (int)value);
+}
+
+void translate(std::exception_ptr thrown) {
+  try {
+    if (thrown) std::rethrow_exception(thrown);
+  } catch (const TypeError& e) {
+    PyErr_SetString(PyExc_TypeError, e.what());
+  } catch (const ValueError& e) {
+    PyErr_SetString(PyExc_ValueError, e.what());
+  } catch (const IndexError& e) {
+    PyErr_SetString(PyExc_IndexError, e.what());
+  }
+}
+
+}  // namespace
+}  // namespace innerloop
+
+PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
+  using namespace innerloop;
+  try {
+    check_cpu();
+  } catch (const std::runtime_error& e) {
+    throw py::import_error(e.what());
+  }
+  py::register_exception_translator(&translate);
+  m.def("set_num_threads", &set_threads);
+  m.def("get_num_threads", &pool::threads);
+  bind_backend(m);
+  bind_activations(m);
+}

@@ -1,0 +1,10 @@
+// What each noun's file adds to the module.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace innerloop {
+
+void bind_activations(pybind11::module_& m);
+
+}  // namespace innerloop

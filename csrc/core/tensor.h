@@ -1,0 +1,44 @@
+// TensorView: an array that somebody else owns, as every entry point sees it.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace innerloop {
+
+enum class Dtype : uint8_t { f32, f64, i8, u8, i16, u16, i32, u32, i64, u64, boolean };
+
+const char* dtype_name(Dtype);  // NumPy's name
+size_t dtype_size(Dtype);       // bytes
+inline bool is_floating(Dtype d) { return d == Dtype::f32 || d == Dtype::f64; }
+inline bool is_integer(Dtype d) { return d >= Dtype::i8 && d <= Dtype::u64; }
+
+using Shape = std::vector<int64_t>;
+
+struct TensorView {
+  const char* name = "";  // of the argument, for messages
+  char* data = nullptr;
+  Dtype dtype = Dtype::f32;
+  bool writeable = false;
+  int ndim = 0;
+  int64_t shape[kMaxDims];
+  ptrdiff_t strides[kMaxDims];  // bytes, any sign
+
+  int64_t size() const {
+    int64_t n = 1;
+    for (int d = 0; d < ndim; d++) n *= shape[d];
+    return n;
+  }
+  Shape dims() const { return Shape(shape, shape + ndim); }
+};
+
+std::string shape_text(const int64_t* shape, int ndim);  // (2, 3)
+inline std::string shape_text(const Shape& s) { return shape_text(s.data(), (int)s.size()); }
+std::string describe(const TensorView&);  // float32 array of shape (2, 3)
+
+}  // namespace innerloop

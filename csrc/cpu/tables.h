@@ -1,0 +1,11 @@
+// The constant tables of one instruction set: each noun's file defines its own, kernels.cpp gathers them.
+#pragma once
+
+#include "kernels.h"
+
+namespace innerloop::INNERLOOP_ISA {
+
+extern const Span<Elementary> elementary;
+extern const Span<Activation> activations;
+
+}  // namespace innerloop::INNERLOOP_ISA

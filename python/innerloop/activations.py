@@ -1,0 +1,126 @@
+"""The activations: one public function and its ``_backward`` for each entry of the native list.
+
+Their names, parameters and docstrings come from the reference, their arithmetic from
+``csrc/rules/activations.h``; there is nothing to add here when an activation is added there.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from . import _core
+from .reference import ACTIVATIONS
+
+_OUT = """
+    out : array of x's shape and dtype, optional
+        Where to write the result; it may be the input itself, or be None for a fresh array.
+"""
+_RAISES = """
+    Raises
+    ------
+    TypeError
+        If an argument is not an array, or not of float32 or float64.
+    ValueError
+        If shapes differ, or `out` is read-only or overlaps an input without being it.
+"""
+
+
+def _keyword(name: str, default: Any = None) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+
+
+def _public(native: Callable[..., Any], name: str, arrays: list[str], extra: list[str]) -> Any:
+    """A function `name`(*arrays, **parameters, *, extra...) over `native`, documented."""
+    entry = ACTIVATIONS[name.removesuffix("_backward")]
+    positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    signature = inspect.Signature(
+        [inspect.Parameter(a, positional) for a in arrays]
+        + [inspect.Parameter(p, positional, default=d) for p, d in entry.parameters.items()]
+        + [_keyword(e) for e in extra]
+    )
+
+    def function(*args: Any, **kwargs: Any) -> Any:
+        if len(args) != len(arrays) or not kwargs.keys() <= {*extra}:
+            bound = signature.bind(*args, **kwargs).arguments
+        else:
+            bound = kwargs
+        parameters = {p: bound[p] for p in entry.parameters if p in bound}
+        values = args if bound is kwargs else [bound[a] for a in arrays]
+        return native(entry.name, *values, parameters, *(bound.get(e) for e in extra))
+
+    function.__name__ = function.__qualname__ = name
+    function.__signature__ = signature  # type: ignore[attr-defined]
+    function.__module__ = __name__
+    return function
+
+
+def activation(x: Any, name: str, *, out: Any = None, **params: float) -> Any:
+    """Apply the activation called `name`.
+
+    Parameters
+    ----------
+    x : array of any shape, float32 or float64
+    name : str
+        As in ``"gelu"``; `innerloop.activations.NAMES` lists them.
+    out : array of x's shape and dtype, optional
+        Where to write the result; may be `x`.
+    **params : float
+        The activation's parameters, such as ``negative_slope``.
+
+    Returns
+    -------
+    array of x's shape and dtype
+
+    Raises
+    ------
+    TypeError
+        If `x` is not an array of float32 or float64, or the activation has no such parameter.
+    ValueError
+        If there is no activation of that name, or `out` does not fit.
+    """
+    return _core.activation_forward(name, x, params, out)
+
+
+def activation_backward(
+    dy: Any, x: Any, name: str, *, y: Any = None, out: Any = None, **params: float
+) -> Any:
+    """Return the gradient of the activation called `name` with respect to its input.
+
+    Parameters
+    ----------
+    dy : array
+        Gradient with respect to the output.
+    x : array of dy's shape and dtype
+        The input of the forward pass.
+    name : str
+    y : array, optional
+        The output of the forward pass: read instead of `x` where the derivative is had from it.
+    out : array of dy's shape and dtype, optional
+        Where to write the result; may be any of the inputs.
+    **params : float
+
+    Returns
+    -------
+    array of dy's shape and dtype
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `activation`.
+    """
+    return _core.activation_backward(name, dy, x, params, y, out)
+
+
+NAMES: tuple[str, ...] = tuple(name for name, _, _ in _core.activations())
+
+__all__ = ["NAMES", "activation", "activation_backward"]
+
+for _name in NAMES:
+    _forward = _public(_core.activation_forward, _name, ["x"], ["out"])
+    _forward.__doc__ = ACTIVATIONS[_name].forward.__doc__
+    _backward = _public(_core.activation_backward, f"{_name}_backward", ["dy", "x"], ["y", "out"])
+    _backward.__doc__ = ACTIVATIONS[_name].backward.__doc__
+    globals()[_name], globals()[f"{_name}_backward"] = _forward, _backward
+    __all__ += [_name, f"{_name}_backward"]

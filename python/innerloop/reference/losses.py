@@ -1,0 +1,115 @@
+"""Losses with their gradients. Every loss shares the reductions of `_reduce`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._precision import loss_dtype, round_to
+from .activations import log_softmax
+
+__all__ = ["softmax_cross_entropy"]
+
+
+def _reduce(losses: NDArray, count: Any, reduction: str) -> tuple[NDArray, Any]:
+    """Reduce losses, and say what each one's gradient is to be multiplied by.
+
+    `count` is what "mean" divides by: the number of losses, or the sum of their weights. Where it
+    is 0 the mean is 0 / 0 = NaN, as in PyTorch.
+    """
+    if reduction == "mean":
+        return np.divide(losses.sum(), count), np.divide(1.0, count)
+    return (losses if reduction == "none" else losses.sum()), 1.0
+
+
+def softmax_cross_entropy(
+    logits: NDArray,
+    target: NDArray,
+    *,
+    weight: NDArray | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+    axis: int = 1,
+    return_grad: bool = False,
+    grad_scale: float = 1.0,
+) -> Any:
+    """Cross-entropy of softmax(logits) against class labels or class probabilities.
+
+    Formula: a row z of C logits with target probabilities t has the loss
+    ``-sum(q * log_softmax(z))``, where ``q = weight * ((1 - label_smoothing) * t +
+    label_smoothing / C)``, and the gradient ``softmax(z) * sum(q) - q``. A label is the t that is
+    1 at its class and 0 elsewhere.
+
+    Source: C. Szegedy et al., "Rethinking the Inception architecture for computer vision",
+    CVPR 2016, section 7 (label smoothing); otherwise as `torch.nn.functional.cross_entropy`.
+
+    Parameters
+    ----------
+    logits : array
+        The classes lie along `axis`; every other position is a row.
+    target : array
+        Class labels: integers, shape of logits without `axis`. Or class probabilities: floating
+        point, shape of logits.
+    weight : array, shape (C,), optional
+        A weight for each class.
+    ignore_index : int, default -100
+        Rows with this label have loss 0 and gradient 0, whatever they hold.
+    label_smoothing : float, default 0.0
+        Share of the target that is spread evenly over the classes, in [0, 1].
+    reduction : {"mean", "sum", "none"}, default "mean"
+        The mean over labels divides by the sum of the weights of the labels that are not ignored;
+        over probabilities, by the number of rows.
+    axis : int, default 1
+        The class axis; 1 means 0 for 1-D logits.
+    return_grad : bool, default False
+        Return also the gradient.
+    grad_scale : float, default 1.0
+        Multiplies the gradient.
+
+    Returns
+    -------
+    loss : array
+        0-d, or the shape of logits without `axis` for ``reduction="none"``.
+    dlogits : array, shape of logits
+        If `return_grad`: the gradient of the reduced loss (of the sum, for "none").
+    """
+    axis = 0 if logits.ndim == 1 else axis % logits.ndim
+    by_class_last = np.moveaxis(logits, axis, -1).astype(np.float64)
+    rows, classes = math.prod(by_class_last.shape[:-1]), by_class_last.shape[-1]
+    z = by_class_last.reshape(rows, classes)
+    weights = np.ones(classes) if weight is None else weight.astype(np.float64)
+    even = label_smoothing / max(classes, 1)
+
+    with np.errstate(all="ignore"):
+        log_p = log_softmax(z)
+        if target.dtype.kind in "iu":
+            labels = target.astype(np.int64).reshape(rows)
+            is_label = labels[:, None] == np.arange(classes)
+            ignored = labels == ignore_index
+            # Chosen with `where`, not multiplied by 0 and 1: log_p may be -inf in other classes.
+            losses = -(1.0 - label_smoothing) * np.where(is_label, weights * log_p, 0.0).sum(-1)
+            if label_smoothing > 0.0:
+                losses -= even * (weights * log_p).sum(-1)
+            q = weights * (np.where(is_label, 1.0 - label_smoothing, 0.0) + even)
+            count = np.where(is_label & ~ignored[:, None], weights, 0.0).sum()
+        else:
+            t = np.moveaxis(target, axis, -1).astype(np.float64).reshape(rows, classes)
+            q = weights * ((1.0 - label_smoothing) * t + even)
+            losses = -(q * log_p).sum(-1)
+            ignored = np.zeros(rows, bool)
+            count = rows if classes else 0  # PyTorch: the mean of no logits is NaN
+        losses = np.where(ignored, 0.0, losses)
+        loss, scale = _reduce(losses, count, reduction)
+        if reduction == "none":
+            loss = loss.reshape(by_class_last.shape[:-1])
+        loss = round_to(loss, loss_dtype(logits.dtype))
+        if not return_grad:
+            return loss
+
+        dz = (np.exp(log_p) * q.sum(-1, keepdims=True) - q) * (scale * grad_scale)
+        dz = np.where(ignored[:, None], 0.0, dz).reshape(by_class_last.shape)
+        return loss, round_to(np.moveaxis(dz, -1, axis), logits.dtype)

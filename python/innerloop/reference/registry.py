@@ -1,0 +1,143 @@
+"""The registries: what an activation and an optimizer are, and how each is declared once.
+
+Names, parameters and defaults are read off the functions' signatures, so nothing is said twice.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._precision import in_float64
+
+__all__ = ["ACTIVATIONS", "OPTIMIZERS", "Activation", "Optimizer", "backward_of", "optimizer"]
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation's entry in the registry.
+
+    Attributes
+    ----------
+    name : str
+    forward : callable
+        ``forward(x, **parameters) -> y``. Its docstring is the public one.
+    backward : callable
+        ``backward(dy, x, **parameters) -> dx``; takes also ``y=`` if `saves_output`.
+    parameters : dict of str to float
+        The parameters' names and defaults.
+    saves_output : bool
+        Whether the derivative can be had from the output alone.
+    """
+
+    name: str
+    forward: Callable[..., NDArray]
+    backward: Callable[..., NDArray]
+    parameters: dict[str, float]
+    saves_output: bool
+
+
+ACTIVATIONS: dict[str, Activation] = {}
+"""Every activation by name, in the order of `activations.py`."""
+
+
+def backward_of(
+    forward: Callable[..., NDArray],
+) -> Callable[[Callable[..., NDArray]], Callable[..., NDArray]]:
+    """Declare the decorated function as the derivative of `forward`, and register the pair."""
+
+    def register(function: Callable[..., NDArray]) -> Callable[..., NDArray]:
+        backward = in_float64(function)
+        parameters = {
+            name: parameter.default
+            for name, parameter in inspect.signature(forward).parameters.items()
+            if parameter.default is not inspect.Parameter.empty
+        }
+        saves_output = "y" in inspect.signature(function).parameters
+        ACTIVATIONS[forward.__name__] = Activation(
+            forward.__name__, forward, backward, parameters, saves_output
+        )
+        return backward
+
+    return register
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """An optimizer's entry in the registry.
+
+    Attributes
+    ----------
+    name : str
+        As in ``adam``; the public function is ``adam_step``.
+    class_name : str
+        As in ``Adam``, the public class.
+    function : callable
+        ``function(param, grad, *states, step=, **hyperparameters)``, in place. Its docstring is
+        the public one.
+    states : tuple of str
+        The state arrays' names, in order.
+    needs : dict of str to str
+        For each optional state, the hyperparameter that must be truthy for it to be needed.
+    hyperparameters : dict of str to object
+        The hyperparameters' names and defaults (without `step`).
+    """
+
+    name: str
+    class_name: str
+    function: Callable[..., None]
+    states: tuple[str, ...]
+    needs: dict[str, str]
+    hyperparameters: dict[str, Any]
+
+    def needed_states(self, **hyperparameters: Any) -> tuple[str, ...]:
+        """Return the names of the states that a step with these hyperparameters needs."""
+        values = self.hyperparameters | hyperparameters
+        return tuple(s for s in self.states if s not in self.needs or values[self.needs[s]])
+
+
+OPTIMIZERS: dict[str, Optimizer] = {}
+"""Every optimizer by name, in the order of `optimizers.py`."""
+
+
+def optimizer(
+    class_name: str, needs: Mapping[str, str] | None = None
+) -> Callable[[Callable[..., tuple]], Callable[..., None]]:
+    """Register the decorated function, and let it be written without thought of memory.
+
+    It gets its arrays as float64 (a state that is not given, as None) and returns their new values
+    in the same order, without the gradient; these are rounded and written back in place.
+    """
+
+    def register(function: Callable[..., tuple]) -> Callable[..., None]:
+        signature = inspect.signature(function)
+        parameters = signature.parameters.values()
+        arrays = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        states = tuple(arrays[2:])  # after param and grad
+        hyperparameters = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        del hyperparameters["step"]
+
+        @functools.wraps(function)
+        def in_place(*args: Any, **kwargs: Any) -> None:
+            given = signature.bind(*args, **kwargs).arguments
+            wide = {
+                name: value.astype(np.float64) if isinstance(value, np.ndarray) else value
+                for name, value in given.items()
+            }
+            with np.errstate(all="ignore"):
+                for name, new in zip(("param", *states), function(**wide), strict=True):
+                    if given.get(name) is not None:
+                        given[name][...] = new
+
+        OPTIMIZERS[function.__name__] = Optimizer(
+            function.__name__, class_name, in_place, states, dict(needs or {}), hyperparameters
+        )
+        return in_place
+
+    return register

@@ -1,0 +1,133 @@
+"""Which instruction set, backend and threads serve the calls of this process."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+from . import _core
+
+__all__ = [
+    "backends",
+    "get_num_threads",
+    "info",
+    "isas",
+    "set_num_threads",
+    "use_backend",
+    "use_isa",
+]
+
+BACKENDS = ("cpu", "reference")
+
+
+class _Restore:
+    """What a setter returns: as a context manager, it puts the old value back at the end."""
+
+    def __init__(self, setter: Any, old: str) -> None:
+        self._setter, self._old = setter, old
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._setter(self._old)
+
+
+def isas() -> list[str]:
+    """Names of the instruction sets that this machine can run, lowest first."""
+    return _core.isas()
+
+
+def use_isa(name: str) -> _Restore:
+    """Serve all later calls of this process with one instruction set.
+
+    Parameters
+    ----------
+    name : str
+        One of `isas`. The environment variable ``INNERLOOP_ISA`` sets the first choice.
+
+    Returns
+    -------
+    context manager
+        ``with use_isa("v3"): ...`` goes back to the former choice at its end.
+
+    Raises
+    ------
+    ValueError
+        If this machine cannot run it, or there is none of that name.
+    """
+    old = _core.isa()
+    _core.use_isa(name)
+    return _Restore(_core.use_isa, old)
+
+
+def backends() -> list[str]:
+    """Names of the backends at hand: ``"cpu"`` and ``"reference"``, the plain NumPy of every kernel."""
+    return list(BACKENDS)
+
+
+def use_backend(name: str) -> _Restore:
+    """Serve all later calls of this process with one backend.
+
+    Parameters
+    ----------
+    name : str
+        One of `backends`. Every check of a call's arguments is the same for all of them.
+
+    Returns
+    -------
+    context manager
+        ``with use_backend("reference"): ...`` goes back to the former choice at its end.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
+    old = _core.backend()
+    _core.use_reference(name == "reference")
+    return _Restore(use_backend, old)
+
+
+def set_num_threads(n: int) -> None:
+    """Let each later call use up to `n` threads, the caller's among them.
+
+    The first choice is ``INNERLOOP_NUM_THREADS``, ``OMP_NUM_THREADS``, or the cores that the
+    process may run on. Results are the same bits for any number.
+
+    Raises
+    ------
+    TypeError
+        If `n` is not an integer.
+    ValueError
+        If `n` is below 1.
+    """
+    _core.set_num_threads(n)
+
+
+def get_num_threads() -> int:
+    """Return how many threads a call may use."""
+    return _core.get_num_threads()
+
+
+def info() -> dict[str, Any]:
+    """Return version, instruction sets, backend, threads and the buffer cache's fill, as a dict."""
+    from . import __version__
+
+    return {
+        "version": __version__,
+        "isa": _core.isa(),
+        "isas": _core.isas(),
+        "backend": _core.backend(),
+        "backends": backends(),
+        "num_threads": _core.get_num_threads(),
+        "buffer_cache_bytes": _core.buffer_cache_held(),
+        "buffer_cache_limit": _core.buffer_cache_limit(None),
+    }
