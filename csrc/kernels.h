@@ -21,8 +21,7 @@ struct Team {
   // Runs task(0) .. task(tasks - 1), the caller's thread among the workers, and returns when all are done.
   template <class Task>
   void run(int tasks, const Task& task) {
-    run_tasks(
-        *this, tasks, [](void* t, int index) { (*static_cast<const Task*>(t))(index); }, (void*)&task);
+    run_tasks(*this, tasks, [](void* t, int index) { (*static_cast<const Task*>(t))(index); }, (void*)&task);
   }
 
   // 64-byte aligned memory until the call ends. Throws std::bad_alloc: ask on the caller's thread, before the first

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-import pytest
-
 import innerloop as il
+import pytest
 
 TARGETS = [*il.isas(), "reference"]
 

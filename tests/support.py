@@ -1,12 +1,11 @@
-"""What the tests share: layouts of one array's values, and the instruction sets that promise equal bits."""
+"""What the tests share: layouts of one array, and the ISAs that promise equal bits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import numpy as np
-
 import innerloop as il
+import numpy as np
 from innerloop import _core
 
 DTYPES = ["float32", "float64"]
@@ -60,12 +59,16 @@ LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 def equal_bits(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether two arrays hold the same bits, any NaN being equal to any other."""
-    return a.shape == b.shape and a.dtype == b.dtype and bool(
-        np.all((a == b) & (np.signbit(a) == np.signbit(b)) | np.isnan(a) & np.isnan(b))
+    return (
+        a.shape == b.shape
+        and a.dtype == b.dtype
+        and bool(np.all((a == b) & (np.signbit(a) == np.signbit(b)) | np.isnan(a) & np.isnan(b)))
     )
 
 
-def numbers(shape: int | tuple[int, ...], dtype: str, seed: int = 0, scale: float = 3.0) -> np.ndarray:
+def numbers(
+    shape: int | tuple[int, ...], dtype: str, seed: int = 0, scale: float = 3.0
+) -> np.ndarray:
     """Normal numbers of standard deviation `scale`, the same for the same seed."""
     return (np.random.default_rng(seed).normal(size=shape) * scale).astype(dtype)
 

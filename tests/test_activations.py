@@ -1,15 +1,14 @@
-"""Every activation of the list, forward and backward, over ISA x dtype x size x layout, and beside the reference."""
+"""Every activation of the list, forward and backward, over ISA x dtype x size x layout."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import innerloop as il
 import numpy as np
 import pytest
-from support import DTYPES, LAYOUTS, equal_bits, fma_isas, numbers, sizes_around
-
-import innerloop as il
 from innerloop.reference import ACTIVATIONS
+from support import DTYPES, LAYOUTS, equal_bits, fma_isas, numbers, sizes_around
 
 NAMES = il.activations.NAMES
 # A few ULP: the native arithmetic is the dtype's own, the reference's is float64 rounded once.
@@ -109,7 +108,10 @@ def test_derivative_by_finite_differences(target: str, name: str) -> None:
 def test_beside_torch(target: str, name: str, dtype: str) -> None:
     torch = pytest.importorskip("torch")
     functional = torch.nn.functional
-    peer = {"gelu_tanh": lambda t: functional.gelu(t, approximate="tanh"), "identity": lambda t: t * 1}
+    peer = {
+        "gelu_tanh": lambda t: functional.gelu(t, approximate="tanh"),
+        "identity": lambda t: t * 1,
+    }
     function = peer.get(name) or getattr(torch, name, None) or getattr(functional, name, None)
     if function is None:
         pytest.skip(f"torch has no {name}")
@@ -125,9 +127,7 @@ def test_beside_torch(target: str, name: str, dtype: str) -> None:
     dy = numbers(1000, dtype, seed=1)
     y.backward(torch.tensor(dy))
     finite = np.isfinite(x)
-    np.testing.assert_allclose(
-        backward(dy, x)[finite], t.grad.numpy()[finite], **tolerance
-    )
+    np.testing.assert_allclose(backward(dy, x)[finite], t.grad.numpy()[finite], **tolerance)
 
 
 def test_large_output_is_written_around_the_caches(isa: str) -> None:

@@ -1,4 +1,4 @@
-"""The C++ core without Python: built and run here, and for 64-bit Arm under qemu-user, to the same bits."""
+"""The C++ core without Python: run here, and for 64-bit Arm under qemu-user, to the same bits."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-
 import innerloop as il
+import pytest
 
 ROOT = Path(__file__).parents[1]
 

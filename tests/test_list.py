@@ -1,12 +1,11 @@
-"""The native list, the reference and the public names agree: none has an entry or a parameter that another lacks."""
+"""The native list, the reference and the public names agree, entry by entry."""
 
 from __future__ import annotations
 
 import inspect
 
-import pytest
-
 import innerloop as il
+import pytest
 from innerloop import _core
 from innerloop.reference import ACTIVATIONS, OPTIMIZERS
 

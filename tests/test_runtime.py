@@ -1,4 +1,4 @@
-"""Choosing an ISA and a backend, the thread pool's manners, the buffer cache, arrays of other libraries."""
+"""Choosing an ISA and a backend, the thread pool, the buffer cache, other libraries' arrays."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import sys
 import threading
 from pathlib import Path
 
+import innerloop as il
 import numpy as np
 import pytest
-from support import equal_bits, numbers
-
-import innerloop as il
 from innerloop import _core
+from support import equal_bits, numbers
 
 BIG = 300_000  # elements: enough for several threads
 
@@ -52,7 +51,7 @@ def test_use_isa_restores() -> None:
 @pytest.mark.parametrize("call", [il.use_isa, il.use_backend])
 def test_unknown_choice(call) -> None:
     before = il.info()
-    with pytest.raises(ValueError, match="must be one of .*, got 'nothing'"):
+    with pytest.raises(ValueError, match=r"must be one of .*, got 'nothing'"):
         call("nothing")
     assert il.info() == before
 
@@ -62,9 +61,9 @@ def test_old_cpu_is_refused_at_import() -> None:
     """A CPU without SSE4.2 gets an ImportError that says so, not SIGILL."""
     package = str(Path(il.__file__).parents[1])
     code = (
-        "import sys; sys.path.insert(0, %r)\n"
+        f"import sys; sys.path.insert(0, {package!r})\n"
         "try: import innerloop\n"
-        "except ImportError as error: print('refused:', error)" % package
+        "except ImportError as error: print('refused:', error)"
     )
     run = python(code, "qemu-x86_64", "-cpu", "Conroe")
     assert "refused: innerloop needs an x86-64-v2 processor" in run.stdout, run.stdout + run.stderr
@@ -84,7 +83,9 @@ def test_import_starts_no_thread() -> None:
 @pytest.mark.parametrize("name", ["INNERLOOP_NUM_THREADS", "OMP_NUM_THREADS"])
 def test_threads_by_environment(name: str) -> None:
     env = {"INNERLOOP_NUM_THREADS": "", "OMP_NUM_THREADS": ""} | {name: "5"}
-    assert python("import innerloop as il; print(il.get_num_threads())", **env).stdout.strip() == "5"
+    assert (
+        python("import innerloop as il; print(il.get_num_threads())", **env).stdout.strip() == "5"
+    )
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity here")
@@ -98,7 +99,8 @@ def test_threads_respect_affinity() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("2", TypeError), (True, TypeError)]
+    ("n", "error"),
+    [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("2", TypeError), (True, TypeError)],
 )
 def test_bad_thread_counts(n: object, error: type[Exception]) -> None:
     before = il.get_num_threads()
@@ -217,9 +219,9 @@ def test_torch_tensors(target: str) -> None:
     assert type(y) is torch.Tensor and torch.equal(y, x.T.relu())
     out = torch.zeros(6, 7)
     assert il.relu(x, out=out) is out and torch.equal(out, x.relu())
-    with pytest.raises(TypeError, match="x must be .*require gradient"):
+    with pytest.raises(TypeError, match=r"x must be .*require gradient"):
         il.relu(x.requires_grad_())
-    with pytest.raises(TypeError, match="x must be .* got .*bfloat16"):
+    with pytest.raises(TypeError, match=r"x must be .* got .*bfloat16"):
         il.relu(torch.zeros(3, dtype=torch.bfloat16))
 
 

@@ -1,5 +1,7 @@
-"""No symbol leaks from one instruction set's objects into another: the linker would keep one copy, say the AVX-512 one,
-and serve every CPU with it."""
+"""No symbol leaks from one ISA's objects into another.
+
+The linker would keep one copy of it, say the AVX-512 one, and serve every CPU with that.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 OBJECTS = sorted(ROOT.glob("build/**/il_*.dir/**/*.o"))
-# What a per-ISA object may take from outside: memory, exceptions' tables and the linker's own names.
+# What a per-ISA object may take from outside: memory, exceptions, the linker's own names.
 OUTSIDE = re.compile(
     r"^(memcpy|memset|memmove|memcmp|_GLOBAL_OFFSET_TABLE_|_Unwind_Resume|__gxx_personality_v0"
     r"|__stack_chk_fail|DW\.ref\.__gxx_personality_v0)$"

@@ -1,5 +1,7 @@
-"""Adding an activation touches two files: shown by adding one to a copy of the tree, building that, and running the
-activations' own tests on it. CONTRIBUTING.md works through the same steps."""
+"""Adding an activation touches two files: shown by adding one to a copy of the tree.
+
+That is built, and the activations' own tests run on it. CONTRIBUTING.md works through the steps.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import innerloop as il
+import pytest
 
 ROOT = Path(__file__).parents[1]
 RULES = "csrc/rules/activations.h"
@@ -89,7 +90,9 @@ def test_an_activation_in_two_files(tmp_path: Path) -> None:
 
     rules = (tree / RULES).read_text()
     before, after = rules.split("using Activations = List<")
-    (tree / RULES).write_text(f"{before}{RULE.lstrip()}using Activations = List<SignedSquare, {after}")
+    (tree / RULES).write_text(
+        f"{before}{RULE.lstrip()}using Activations = List<SignedSquare, {after}"
+    )
     reference = (tree / REFERENCE).read_text()
     first = reference.index("@in_float64")  # the list's order is the file's
     (tree / REFERENCE).write_text(

@@ -28,9 +28,9 @@ def to_numpy(value: Any, name: str) -> np.ndarray:
         return np.asarray(memoryview(value))
     except Exception as error:
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
-        dtype = f" of {value.dtype}" if hasattr(value, "dtype") else ""
+        kind += f" of {value.dtype}" if hasattr(value, "dtype") else ""
         raise TypeError(
-            f"{name} must be an array that can be read in place on the CPU, got {kind}{dtype}: {error}"
+            f"{name} must be an array that can be read in place on the CPU, got {kind}: {error}"
         ) from error
 
 

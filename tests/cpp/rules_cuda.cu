@@ -1,5 +1,5 @@
-// Compiles every rule as a CUDA kernel with V = Vec<float, 1> and Vec<double, 1>: the rules are written once for the CPU
-// and the GPU, and this keeps them so. Nothing here is run or shipped.
+// Compiles every rule as a CUDA kernel with V = Vec<float, 1> and Vec<double, 1>: the rules are written once for the
+// CPU and the GPU, and this keeps them so. Nothing here is run or shipped.
 #define INNERLOOP_ISA cuda
 #include "rules/activations.h"
 #include "simd/scalar.h"
@@ -28,6 +28,8 @@ void launch_all(List<Rules...>, float* f, double* d, int n) {
   (launch<Rules>(d, d, d, d, n), ...);
 }
 
-void compile_activations(float* f, double* d, int n) { launch_all(Activations{}, f, d, n); }
+void compile_activations(float* f, double* d, int n) {
+  launch_all(Activations{}, f, d, n);
+}
 
 }  // namespace innerloop::cuda
