@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-import innerloop as il
 import pytest
+
+import innerloop as il
 
 TARGETS = [*il.isas(), "reference"]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import innerloop as il
 import numpy as np
+
+import innerloop as il
 from innerloop import _core
 
 DTYPES = ["float32", "float64"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import innerloop as il
 import numpy as np
 import pytest
+
+import innerloop as il
 from innerloop.reference import ACTIVATIONS
 from support import DTYPES, LAYOUTS, equal_bits, fma_isas, numbers, sizes_around
 

@@ -6,8 +6,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import innerloop as il
 import pytest
+
+import innerloop as il
 
 ROOT = Path(__file__).parents[1]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 
-import innerloop as il
 import pytest
+
+import innerloop as il
 from innerloop import _core
 from innerloop.reference import ACTIVATIONS, OPTIMIZERS
 

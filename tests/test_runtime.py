@@ -10,9 +10,10 @@ import sys
 import threading
 from pathlib import Path
 
-import innerloop as il
 import numpy as np
 import pytest
+
+import innerloop as il
 from innerloop import _core
 from support import equal_bits, numbers
 

@@ -11,8 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import innerloop as il
 import pytest
+
+import innerloop as il
 
 ROOT = Path(__file__).parents[1]
 RULES = "csrc/rules/activations.h"
