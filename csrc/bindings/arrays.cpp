@@ -38,18 +38,9 @@ Dtype dtype_of(const py::array& array, const char* name) {
                   std::string(py::str(static_cast<const py::object&>(d))));
 }
 
-Array view_of(py::array array, py::object caller, const char* name) {
+Array view_of(const py::array& array, py::object caller, const char* name) {
   Array a{array, std::move(caller), {}};
-  TensorView& v = a.view;
-  v.name = name;
-  v.dtype = dtype_of(array, name);
-  v.data = static_cast<char*>(const_cast<void*>(array.data()));
-  v.writeable = array.writeable();
-  v.ndim = (int)array.ndim();
-  for (int d = 0; d < v.ndim; d++) {
-    v.shape[d] = array.shape(d);
-    v.strides[d] = array.strides(d);
-  }
+  read_view(array, name, a.view);
   return a;
 }
 
@@ -62,6 +53,24 @@ bool is_ndarray(py::handle value) {
 std::atomic<bool> use_reference{false};
 
 }  // namespace
+
+py::object as_ndarray(py::handle value, const char* name) {
+  py::object object = py::reinterpret_borrow<py::object>(value);
+  return is_ndarray(value) ? object : helper("to_numpy")(object, name);
+}
+
+void read_view(py::handle ndarray, const char* name, TensorView& v) {
+  const py::array array = py::reinterpret_borrow<py::array>(ndarray);
+  v.name = name;
+  v.dtype = dtype_of(array, name);
+  v.data = static_cast<char*>(const_cast<void*>(array.data()));
+  v.writeable = array.writeable();
+  v.ndim = (int)array.ndim();
+  for (int d = 0; d < v.ndim; d++) {
+    v.shape[d] = array.shape()[d];
+    v.strides[d] = array.strides()[d];
+  }
+}
 
 Array Arguments::in(py::handle value, const char* name) {
   py::object caller = py::reinterpret_borrow<py::object>(value);
@@ -141,6 +150,7 @@ ParameterValues parameter_values(const char* owner, const Parameter* parameters,
       throw TypeError(std::string(parameters[i].name) + " must be a number, got " +
                       std::string(py::repr(number)));
     }
+    check_range(parameters[i], values.value[i]);
   }
   if (used == given.size()) return values;
   std::string have;

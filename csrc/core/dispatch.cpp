@@ -89,14 +89,18 @@ std::vector<std::string> isas() {
 
 void use_isa(const std::string& name) { active.store(find(name), std::memory_order_release); }
 
-const Activation& find_activation(const char* name) {
+template <class Entry>
+static const Entry& find_in(const Span<Entry>& list, const char* what, const char* name) {
   std::string have;
-  for (const Activation& a : *kernels().activations) {
-    if (strcmp(a.name, name) == 0) return a;
-    have += (have.empty() ? "" : ", ") + std::string(a.name);
+  for (const Entry& entry : list) {
+    if (strcmp(entry.name, name) == 0) return entry;
+    have += (have.empty() ? "" : ", ") + std::string(entry.name);
   }
-  throw ValueError("activation must be one of " + have + ", got '" + name + "'");
+  throw ValueError(std::string(what) + " must be one of " + have + ", got '" + name + "'");
 }
+
+const Activation& find_activation(const char* name) { return find_in(*kernels().activations, "activation", name); }
+const Optimizer& find_optimizer(const char* name) { return find_in(*kernels().optimizers, "optimizer", name); }
 
 int64_t stream_bytes() {
   static const int64_t bytes = [] {
