@@ -29,10 +29,14 @@ struct Team {
   void* scratch(size_t bytes) { return get_scratch(*this, bytes); }
 };
 
-// A number that a rule takes, such as negative_slope or lr.
+// A number that a rule takes, such as negative_slope or lr, and the range it must lie in.
 struct Parameter {
   const char* name;
   double default_value;
+  double minimum = -__builtin_inf();
+  double maximum = __builtin_inf();
+  bool below_maximum = false;  // the maximum itself is refused
+  bool is_flag = false;        // Python's False or True, 0 or 1
 };
 
 // Elementwise work over up to Operands arrays of one shape, axes merged where memory allows.
@@ -63,6 +67,38 @@ struct Activation {
   ActivationKernels f32, f64;
 };
 
+// An array that an optimizer keeps beside each parameter array.
+struct State {
+  const char* name;
+  const char* needed_by = nullptr;  // the parameter that must not be 0 for the state to be used; null: always used
+};
+
+constexpr int kMaxOperands = 2 + kMaxStates;  // of a step: param, grad and the states
+
+// The numbers of one step, in the types that the rule likes: filled by `prepare`, read by the loops.
+struct StepScalars {
+  alignas(8) unsigned char bytes[128];
+};
+
+// One optimizer in one dtype. The operands are param, grad and the states in their order; bit i of `used` says whether
+// state i is read and written, and where it is not set its operand is never touched.
+struct OptimizerKernels {
+  void (*prepare)(const double* parameters, double step, StepScalars& scalars);
+  void (*flat)(const StepScalars& scalars, unsigned used, char* const* operands, int64_t begin, int64_t end);
+  void (*strided)(const StepScalars& scalars, unsigned used, const Walk<kMaxOperands>& operands, int64_t begin,
+                  int64_t end);
+};
+
+struct Optimizer {
+  const char* name;
+  const Parameter* parameters;
+  int parameter_count;
+  const State* states;
+  int state_count;
+  const char* (*refuse)(const double* parameters);  // why these do not go together, or null; may itself be null
+  OptimizerKernels f32, f64;
+};
+
 // exp, log, erf: what the rules are made of, reachable for tests of their accuracy.
 struct Elementary {
   const char* name;
@@ -84,6 +120,7 @@ struct Kernels {
   bool has_fma;
   const Span<Elementary>* elementary;
   const Span<Activation>* activations;
+  const Span<Optimizer>* optimizers;
 };
 
 }  // namespace innerloop

@@ -6,8 +6,10 @@ Arrays may be of any library that shares memory through DLPack, the buffer proto
 
 from . import _core as _core  # first: it refuses, with an ImportError, a CPU that it cannot run on
 from . import activations as activations
+from . import optimizers as optimizers
 from . import reference as reference
 from .activations import *  # noqa: F403
+from .optimizers import *  # noqa: F403
 from .runtime import *  # noqa: F403
 
 __version__ = "0.1.0"
