@@ -30,6 +30,15 @@ constexpr Parameter fraction(const char* name, double value) { return {name, val
 constexpr Parameter below_1(const char* name, double value) { return {name, value, 0, 1, true}; }
 constexpr Parameter flag(const char* name, bool value) { return {name, (double)value, 0, 1, false, true}; }
 
+// base^n for a whole n >= 0 by squaring: the same bits with every C library, whose pow differ.
+inline double power(double base, double n) {
+  double result = 1;
+  for (uint64_t k = (uint64_t)n; k != 0; k >>= 1, base *= base) {
+    if (k & 1) result *= base;
+  }
+  return result;
+}
+
 // An eps above 0 stays above 0 in T, where 0 / (0 + eps) would else be NaN.
 template <class T>
 inline T round_eps(double eps) {
@@ -98,8 +107,8 @@ struct AdamStep {
   T step_size, root, eps, beta1, gain1, beta2, gain2;
 
   AdamStep(double lr, double beta1, double beta2, double eps, bool bias_correction, double step)
-      : step_size(T(bias_correction ? lr / (1 - pow(beta1, step)) : lr)),
-        root(T(bias_correction ? 1 / ::sqrt(1 - pow(beta2, step)) : 1)),
+      : step_size(T(bias_correction ? lr / (1 - power(beta1, step)) : lr)),
+        root(T(bias_correction ? 1 / ::sqrt(1 - power(beta2, step)) : 1)),
         eps(round_eps<T>(eps)),
         beta1(T(beta1)),
         gain1(T(1 - beta1)),

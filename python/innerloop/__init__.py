@@ -8,11 +8,14 @@ from . import _core as _core  # first: it refuses, with an ImportError, a CPU th
 from . import activations as activations
 from . import optimizers as optimizers
 from . import reference as reference
+from . import runtime as runtime
 from .activations import *  # noqa: F403
 from .optimizers import *  # noqa: F403
 from .runtime import *  # noqa: F403
 
 __version__ = "0.1.0"
+
+__all__ = [*activations.__all__, *optimizers.__all__, *runtime.__all__]
 
 try:
     from . import _threadpoolctl as _threadpoolctl
