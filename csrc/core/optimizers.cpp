@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include <algorithm>
+#include <tuple>
 
 #include "core/call.h"
 #include "core/checks.h"
@@ -117,9 +118,10 @@ void OptimizerStep::check_overlap(const std::function<void(size_t, int, size_t, 
     const Extent& e = all[i];
     if (e.low < write_end || (e.written() && e.low < read_end)) {
       for (size_t j = 0; j < i; j++) {
-        if (all[j].high > e.low && (e.written() || all[j].written())) {
-          refuse(all[j].array, all[j].operand, e.array, e.operand);
-        }
+        if (all[j].high <= e.low || !(e.written() || all[j].written())) continue;
+        const bool in_order = std::tie(all[j].operand, all[j].array) < std::tie(e.operand, e.array);
+        const Extent &first = in_order ? all[j] : e, &second = in_order ? e : all[j];
+        refuse(first.array, first.operand, second.array, second.operand);
       }
     }
     const char*& end = e.written() ? write_end : read_end;

@@ -163,7 +163,7 @@ class Optimizer:
         self.params = list(params) if isinstance(params, (list, tuple)) else [params]
         if not self.params:
             raise ValueError("params must hold at least one array, got an empty list")
-        _core.optimizer_check(self._entry.name, bound.arguments, params)
+        _core.optimizer_check(self._entry.name, bound.arguments, self.params)
         for name, value in bound.arguments.items():
             setattr(self, name, value)
         self.steps = 0
