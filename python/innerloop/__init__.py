@@ -6,8 +6,11 @@ Arrays may be of any library that shares memory through DLPack, the buffer proto
 
 from . import _core as _core  # first: it refuses, with an ImportError, a CPU that it cannot run on
 from . import activations as activations
+from . import losses as losses
 from . import reference as reference
 from .activations import *  # noqa: F403
+from .losses import *  # noqa: F403
 from .runtime import *  # noqa: F403
+from .softmax import *  # noqa: F403
 
 __version__ = "0.1.0"
