@@ -106,6 +106,53 @@ struct Elementary {
   void (*f64)(const double* x, double* y, int64_t n);
 };
 
+// Rows along one axis of up to Operands arrays: a step of the walk is a row. Rows that do not lie contiguous are worked
+// on in scratch, `block` rows at a time, so that one kernel serves every layout with the same bits.
+constexpr int kRowsAtOnce = 16;  // largest `block`
+template <int Operands>
+struct Rows {
+  Walk<Operands> walk;  // over the other axes
+  int64_t length;       // elements of a row, at least 1
+  int block;
+  ptrdiff_t pitch;           // bytes from one row in scratch to the next
+  bool gathered[Operands];   // worked on in scratch
+  ptrdiff_t step[Operands];  // bytes between the elements of a gathered row
+};
+
+// A long row is read in blocks of this many elements, each of which may raise the maximum that exp is taken relative
+// to. The scratch of a task begins with one element a block, then come the gathered rows, operand by operand.
+constexpr int64_t kRowBlock = 2048;
+
+// Softmax or log_softmax in one dtype. Ranges are of the rows.
+struct SoftmaxKernels {
+  void (*forward)(const Rows<2>& x_y, void* scratch, int64_t begin, int64_t end);
+  void (*backward)(const Rows<3>& dy_y_dx, void* scratch, int64_t begin, int64_t end);
+};
+
+struct SoftmaxFunction {
+  const char* name;
+  SoftmaxKernels f32, f64;
+};
+
+// Softmax cross-entropy over rows of logits; see rules/losses.h. T is the dtype of all but the labels.
+struct CrossEntropyWork {
+  Rows<5> rows;  // logits; target probabilities; labels, one int64 a row, -1: ignored; losses, one T a row; dlogits
+  bool probabilities;  // else labels
+  bool gradient;       // whether dlogits are wanted
+  const void* weight;  // one T a class, contiguous; or null
+  double weight_sum;   // the number of classes without weights
+  double label_smoothing;
+  double scale;  // multiplies the gradient
+};
+
+struct LossKernels {
+  void (*softmax_cross_entropy)(const CrossEntropyWork& work, void* scratch, int64_t begin, int64_t end);
+};
+
+struct Losses {
+  LossKernels f32, f64;
+};
+
 template <class T>
 struct Span {
   const T* data;
@@ -120,6 +167,8 @@ struct Kernels {
   bool has_fma;
   const Span<Elementary>* elementary;
   const Span<Activation>* activations;
+  const Span<SoftmaxFunction>* softmaxes;
+  const Losses* losses;
   const Span<Optimizer>* optimizers;
 };
 

@@ -53,4 +53,6 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   bind_backend(m);
   bind_activations(m);
   bind_optimizers(m);
+  bind_softmax(m);
+  bind_losses(m);
 }

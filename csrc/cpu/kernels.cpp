@@ -10,6 +10,7 @@
 namespace innerloop::INNERLOOP_ISA {
 
 extern const Kernels kernels;
-const Kernels kernels = {INNERLOOP_NAME(INNERLOOP_ISA), kVectorBytes, kHasFma, &elementary, &activations, &optimizers};
+const Kernels kernels = {
+    INNERLOOP_NAME(INNERLOOP_ISA), kVectorBytes, kHasFma, &elementary, &activations, &softmaxes, &losses, &optimizers};
 
 }  // namespace innerloop::INNERLOOP_ISA

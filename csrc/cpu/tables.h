@@ -8,5 +8,7 @@ namespace innerloop::INNERLOOP_ISA {
 extern const Span<Elementary> elementary;
 extern const Span<Activation> activations;
 extern const Span<Optimizer> optimizers;
+extern const Span<SoftmaxFunction> softmaxes;
+extern const Losses losses;
 
 }  // namespace innerloop::INNERLOOP_ISA
