@@ -48,7 +48,9 @@ backends use_backend info""".split()
 def test_public_names_are_documented(name: str) -> None:
     assert name in il.__all__
     document = inspect.getdoc(getattr(il, name))
-    assert document and len(document.splitlines()) > 1, f"{name} has no docstring to speak of"
+    assert document and len(document) > 30, f"{name} has no docstring to speak of"
+    if inspect.signature(getattr(il, name)).parameters:
+        assert "Raises\n" in document, f"{name} does not say what it raises"
 
 
 def test_nothing_else_is_public() -> None:

@@ -12,9 +12,10 @@ import io
 import itertools
 import threading
 
-import innerloop as il
 import numpy as np
 import pytest
+
+import innerloop as il
 from innerloop import _core
 from innerloop.reference import OPTIMIZERS
 

@@ -13,18 +13,40 @@ from typing import Any
 from . import _core
 from .reference import ACTIVATIONS
 
-_OUT = """
-    out : array of x's shape and dtype, optional
-        Where to write the result; it may be the input itself, or be None for a fresh array.
+_ARRAYS = {
+    "x": """array of any shape, float32 or float64
+    The input of the forward pass.""",
+    "dy": """array
+    Gradient with respect to the output.""",
+    "y": """array of dy's shape and dtype, optional
+    The forward pass's output: read instead of `x`, which may then be None, by the activations
+    whose derivative is had from it.""",
+    "out": """array of the result's shape and dtype, optional
+    Where to write the result; it may be an input itself. A fresh array otherwise.""",
+}
+_RETURNS = """
+Returns
+-------
+array of the first argument's shape, dtype and library
+
+Raises
+------
+TypeError
+    If an argument is not an array, not of float32 or float64, or of another dtype than the first.
+ValueError
+    If shapes differ, or `out` is read-only or overlaps an input without being it.
 """
-_RAISES = """
-    Raises
-    ------
-    TypeError
-        If an argument is not an array, or not of float32 or float64.
-    ValueError
-        If shapes differ, or `out` is read-only or overlaps an input without being it.
-"""
+
+
+def _document(
+    summary: str | None, arrays: list[str], parameters: dict[str, float], extra: list[str]
+) -> str:
+    """The reference's docstring, with the sections that all activations share."""
+    lines = [f"{a} : {_ARRAYS[a]}" for a in arrays]
+    lines += [f"{p} : float, default {default}" for p, default in parameters.items()]
+    lines += [f"{e} : {_ARRAYS[e]}" for e in extra]
+    listed = "\n".join(lines)
+    return f"{inspect.cleandoc(summary or '')}\n\nParameters\n----------\n{listed}\n{_RETURNS}"
 
 
 def _keyword(name: str, default: Any = None) -> inspect.Parameter:
@@ -53,6 +75,8 @@ def _public(native: Callable[..., Any], name: str, arrays: list[str], extra: lis
     function.__name__ = function.__qualname__ = name
     function.__signature__ = signature  # type: ignore[attr-defined]
     function.__module__ = __name__
+    summary = (entry.forward if name == entry.name else entry.backward).__doc__
+    function.__doc__ = _document(summary, arrays, entry.parameters, extra)
     return function
 
 
@@ -119,8 +143,6 @@ __all__ = ["activation", "activation_backward"]
 
 for _name in NAMES:
     _forward = _public(_core.activation_forward, _name, ["x"], ["out"])
-    _forward.__doc__ = ACTIVATIONS[_name].forward.__doc__
     _backward = _public(_core.activation_backward, f"{_name}_backward", ["dy", "x"], ["y", "out"])
-    _backward.__doc__ = ACTIVATIONS[_name].backward.__doc__
     globals()[_name], globals()[f"{_name}_backward"] = _forward, _backward
     __all__ += [_name, f"{_name}_backward"]
