@@ -78,12 +78,25 @@ struct Span {
   const T* end() const { return data + count; }
 };
 
+// Loops that reach a limit of the machine, for benchmarks to be held against.
+struct MemoryProbe {
+  const char* name;
+  int passes;  // bytes moved, in times the buffer's size
+  void (*run)(float* buffer, int64_t n);
+};
+struct Probes {
+  int64_t (*fma_f32)(int64_t rounds, float* sink);  // both return the number of floating-point operations
+  int64_t (*fma_f64)(int64_t rounds, double* sink);
+  Span<MemoryProbe> memory;
+};
+
 struct Kernels {
   const char* isa;
   int vector_bytes;
   bool has_fma;
   const Span<Elementary>* elementary;
   const Span<Activation>* activations;
+  const Probes* probes;
 };
 
 }  // namespace innerloop
