@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+
 from innerloop import reference
 from innerloop.reference import ACTIVATIONS, OPTIMIZERS
 

@@ -11,8 +11,7 @@ namespace {
 
 py::object forward(const char* name, py::handle x, const py::dict& given, py::handle out) {
   const Activation& activation = find_activation(name);
-  const ParameterValues parameters =
-      parameter_values(name, activation.parameters, activation.parameter_count, given);
+  const ParameterValues parameters = parameter_values(name, activation.parameters, activation.parameter_count, given);
   Arguments arguments;
   const Array ax = arguments.in(x, "x");
   check_floating(ax.view);
@@ -30,8 +29,7 @@ py::object forward(const char* name, py::handle x, const py::dict& given, py::ha
 py::object backward(const char* name, py::handle dy, py::handle x, const py::dict& given, py::handle y,
                     py::handle out) {
   const Activation& activation = find_activation(name);
-  const ParameterValues parameters =
-      parameter_values(name, activation.parameters, activation.parameter_count, given);
+  const ParameterValues parameters = parameter_values(name, activation.parameters, activation.parameter_count, given);
   Arguments arguments;
   const Array ady = arguments.in(dy, "dy");
   check_floating(ady.view);
@@ -45,8 +43,9 @@ py::object backward(const char* name, py::handle dy, py::handle x, const py::dic
   if (reference_in_use()) {
     py::dict keywords(**given);
     if (from_output) keywords["y"] = saved.owner;
-    copy_into(adx, reference("activations").attr("ACTIVATIONS")[name].attr("backward")(
-                       ady.owner, from_output ? py::object(py::none()) : saved.owner, **keywords));
+    copy_into(adx, reference("activations")
+                       .attr("ACTIVATIONS")[name]
+                       .attr("backward")(ady.owner, from_output ? py::object(py::none()) : saved.owner, **keywords));
   } else {
     py::gil_scoped_release release;
     activation_backward(activation, parameters.value, ady.view, saved.view, from_output, adx.view);

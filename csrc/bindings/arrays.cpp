@@ -14,24 +14,38 @@ namespace {
 constexpr size_t kCached = 1 << 16;  // outputs of at least this many bytes come from the buffer cache
 
 // innerloop._arrays: what conversion needs of Python.
-py::object helper(const char* name) { return py::module_::import("innerloop._arrays").attr(name); }
+py::object helper(const char* name) {
+  return py::module_::import("innerloop._arrays").attr(name);
+}
 
 Dtype dtype_of(const py::array& array, const char* name) {
   const py::dtype d = array.dtype();
   if (d.byteorder() != '>' || d.itemsize() == 1) {
     switch (d.normalized_num()) {
-      case py::detail::npy_api::NPY_FLOAT_: return Dtype::f32;
-      case py::detail::npy_api::NPY_DOUBLE_: return Dtype::f64;
-      case py::detail::npy_api::NPY_BOOL_: return Dtype::boolean;
-      case py::detail::npy_api::NPY_INT8_: return Dtype::i8;
-      case py::detail::npy_api::NPY_UINT8_: return Dtype::u8;
-      case py::detail::npy_api::NPY_INT16_: return Dtype::i16;
-      case py::detail::npy_api::NPY_UINT16_: return Dtype::u16;
-      case py::detail::npy_api::NPY_INT32_: return Dtype::i32;
-      case py::detail::npy_api::NPY_UINT32_: return Dtype::u32;
-      case py::detail::npy_api::NPY_INT64_: return Dtype::i64;
-      case py::detail::npy_api::NPY_UINT64_: return Dtype::u64;
-      default: break;
+      case py::detail::npy_api::NPY_FLOAT_:
+        return Dtype::f32;
+      case py::detail::npy_api::NPY_DOUBLE_:
+        return Dtype::f64;
+      case py::detail::npy_api::NPY_BOOL_:
+        return Dtype::boolean;
+      case py::detail::npy_api::NPY_INT8_:
+        return Dtype::i8;
+      case py::detail::npy_api::NPY_UINT8_:
+        return Dtype::u8;
+      case py::detail::npy_api::NPY_INT16_:
+        return Dtype::i16;
+      case py::detail::npy_api::NPY_UINT16_:
+        return Dtype::u16;
+      case py::detail::npy_api::NPY_INT32_:
+        return Dtype::i32;
+      case py::detail::npy_api::NPY_UINT32_:
+        return Dtype::u32;
+      case py::detail::npy_api::NPY_INT64_:
+        return Dtype::i64;
+      case py::detail::npy_api::NPY_UINT64_:
+        return Dtype::u64;
+      default:
+        break;
     }
   }
   throw TypeError(std::string(name) + " must be an array of a native float or integer dtype, got dtype " +
@@ -53,7 +67,9 @@ Array view_of(py::array array, py::object caller, const char* name) {
   return a;
 }
 
-py::dtype numpy_dtype(Dtype d) { return d == Dtype::f64 ? py::dtype::of<double>() : py::dtype::of<float>(); }
+py::dtype numpy_dtype(Dtype d) {
+  return d == Dtype::f64 ? py::dtype::of<double>() : py::dtype::of<float>();
+}
 
 bool is_ndarray(py::handle value) {
   return Py_TYPE(value.ptr()) == py::detail::npy_api::get().PyArray_Type_;
@@ -138,8 +154,7 @@ ParameterValues parameter_values(const char* owner, const Parameter* parameters,
     values.value[i] = PyFloat_AsDouble(number.ptr());
     if (PyErr_Occurred()) {
       PyErr_Clear();
-      throw TypeError(std::string(parameters[i].name) + " must be a number, got " +
-                      std::string(py::repr(number)));
+      throw TypeError(std::string(parameters[i].name) + " must be a number, got " + std::string(py::repr(number)));
     }
   }
   if (used == given.size()) return values;
@@ -149,7 +164,9 @@ ParameterValues parameter_values(const char* owner, const Parameter* parameters,
                   std::string(py::str(py::list(given.attr("keys")()))));
 }
 
-bool reference_in_use() { return use_reference.load(std::memory_order_relaxed); }
+bool reference_in_use() {
+  return use_reference.load(std::memory_order_relaxed);
+}
 
 py::object reference(const char* noun) {
   return py::module_::import((std::string("innerloop.reference.") + noun).c_str());

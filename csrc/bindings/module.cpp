@@ -34,6 +34,14 @@ void translate(std::exception_ptr thrown) {
 }  // namespace
 }  // namespace innerloop
 
+// For threadpoolctl, which finds a library by its C symbols.
+extern "C" __attribute__((visibility("default"))) int innerloop_get_num_threads() {
+  return innerloop::pool::threads();
+}
+extern "C" __attribute__((visibility("default"))) void innerloop_set_num_threads(int n) {
+  if (n >= 1) innerloop::pool::set_threads(n);
+}
+
 PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   using namespace innerloop;
   try {

@@ -4,7 +4,9 @@
 
 namespace innerloop {
 
-static std::string got(const TensorView& t) { return ", got " + describe(t); }
+static std::string got(const TensorView& t) {
+  return ", got " + describe(t);
+}
 
 void check_floating(const TensorView& t) {
   if (!is_floating(t.dtype)) throw TypeError(std::string(t.name) + " must be float32 or float64" + got(t));

@@ -7,14 +7,14 @@
 
 namespace innerloop {
 
-void check_floating(const TensorView& t);                             // float32 or float64
-void check_dtype(const TensorView& t, const TensorView& like);        // the dtype of another argument
-void check_dtype(const TensorView& t, Dtype want, const char* why);   // a stated dtype
-void check_shape(const TensorView& t, const TensorView& like);        // the shape of another argument
+void check_floating(const TensorView& t);                            // float32 or float64
+void check_dtype(const TensorView& t, const TensorView& like);       // the dtype of another argument
+void check_dtype(const TensorView& t, Dtype want, const char* why);  // a stated dtype
+void check_shape(const TensorView& t, const TensorView& like);       // the shape of another argument
 void check_shape(const TensorView& t, const Shape& want, const char* why);
-void check_ndim(const TensorView& t, int least, const char* meaning); // at least this many axes
-void check_output(const TensorView& out);                             // writeable, no element stored twice
-int check_axis(int64_t axis, const TensorView& t);                    // -> 0 .. ndim - 1
+void check_ndim(const TensorView& t, int least, const char* meaning);  // at least this many axes
+void check_output(const TensorView& out);                              // writeable, no element stored twice
+int check_axis(int64_t axis, const TensorView& t);                     // -> 0 .. ndim - 1
 
 // Whether two views may share a byte: exact where they do not, conservative where their extents interleave.
 bool extents_overlap(const TensorView& a, const TensorView& b);

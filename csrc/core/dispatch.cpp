@@ -21,21 +21,24 @@ namespace innerloop {
 namespace {
 
 #if defined(__x86_64__)
-bool has_v2() {
+[[maybe_unused]] bool has_v2() {
   return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("ssse3") && __builtin_cpu_supports("popcnt");
 }
-bool has_v3() {
-  return has_v2() && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+[[maybe_unused]] bool has_v3() {
+  return has_v2() && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+         __builtin_cpu_supports("bmi2");
 }
-bool has_v4() {
+[[maybe_unused]] bool has_v4() {
   return has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vl");
+         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
-bool has_v4_bf16() { return has_v4() && __builtin_cpu_supports("avx512bf16"); }
+[[maybe_unused]] bool has_v4_bf16() {
+  return has_v4() && __builtin_cpu_supports("avx512bf16");
+}
 #else
-bool has_neon() { return true; }
+[[maybe_unused]] bool has_neon() {
+  return true;
+}
 #endif
 
 struct Row {
@@ -87,7 +90,9 @@ std::vector<std::string> isas() {
   return names;
 }
 
-void use_isa(const std::string& name) { active.store(find(name), std::memory_order_release); }
+void use_isa(const std::string& name) {
+  active.store(find(name), std::memory_order_release);
+}
 
 const Activation& find_activation(const char* name) {
   std::string have;

@@ -47,11 +47,11 @@ struct Pool {
   alignas(64) std::atomic<uint64_t> ticket{0};
   alignas(64) std::atomic<int> unfinished{0};
   alignas(64) std::atomic<int> sleepers{0};
-  std::atomic<int> limit{1};   // workers with a lower number take part in this job
+  std::atomic<int> limit{1};  // workers with a lower number take part in this job
   void (*task)(void*, int) = nullptr;
   void* argument = nullptr;
   int tasks = 0;
-  int workers = 0;             // started so far; changed under `busy`
+  int workers = 0;  // started so far; changed under `busy`
   std::atomic<bool> busy{false};
   std::mutex mutex;
   std::condition_variable wake;
@@ -69,7 +69,8 @@ struct Pool {
 
   void serve(int number) {
     auto ready = [&] {
-      return (ticket.load(std::memory_order_acquire) & kRemaining) != 0 && number < limit.load(std::memory_order_relaxed);
+      return (ticket.load(std::memory_order_acquire) & kRemaining) != 0 &&
+             number < limit.load(std::memory_order_relaxed);
     };
     for (;;) {
       if (!spin(ready)) {
@@ -179,7 +180,9 @@ int threads() {
   return n;
 }
 
-void set_threads(int n) { the_threads.store(n < kMaxThreads ? n : kMaxThreads, std::memory_order_relaxed); }
+void set_threads(int n) {
+  the_threads.store(n < kMaxThreads ? n : kMaxThreads, std::memory_order_relaxed);
+}
 
 void run(int tasks, void (*task)(void*, int), void* argument) {
   const int n = threads();

@@ -57,7 +57,9 @@ void map(const Walk<Operands>& walk, int64_t begin, int64_t end, const F& f) {
   for_rows(walk, begin, end, [&](char* const* p, int64_t n) {
     int64_t i = 0;
     if (contiguous) {
-      auto body = [&](int64_t at) { return apply<Operands>(f, [&](int op) { return V::load(p[op] + at * sizeof(T)); }); };
+      auto body = [&](int64_t at) {
+        return apply<Operands>(f, [&](int op) { return V::load(p[op] + at * sizeof(T)); });
+      };
       auto part = [&](int64_t at, int count) {
         const V y = apply<Operands>(f, [&](int op) { return load_partial<V>(p[op] + at * sizeof(T), count); });
         store_partial(y, p[out] + at * sizeof(T), count);

@@ -11,3 +11,8 @@ from .activations import *  # noqa: F403
 from .runtime import *  # noqa: F403
 
 __version__ = "0.1.0"
+
+try:
+    from . import _threadpoolctl as _threadpoolctl
+except ImportError:  # threadpoolctl is not installed
+    pass

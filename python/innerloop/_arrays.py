@@ -24,17 +24,14 @@ def to_numpy(value: Any, name: str) -> np.ndarray:
         if hasattr(value, "__dlpack__"):
             return np.from_dlpack(value)
         if hasattr(value, "__array_interface__"):
-            return _without_copy(value)
+            return np.array(value, copy=False)
         return np.asarray(memoryview(value))
     except Exception as error:
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        kind += f" of {value.dtype}" if hasattr(value, "dtype") else ""
         raise TypeError(
-            f"{name} must be an array that can be read in place on the CPU, got "
-            f"{type(value).__module__}.{type(value).__qualname__}: {error}"
+            f"{name} must be an array that can be read in place on the CPU, got {kind}: {error}"
         ) from error
-
-
-def _without_copy(value: Any) -> np.ndarray:
-    return np.array(value, copy=False)
 
 
 def from_numpy(array: np.ndarray, like: Any) -> Any:

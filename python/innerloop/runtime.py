@@ -67,7 +67,7 @@ def use_isa(name: str) -> _Restore:
 
 
 def backends() -> list[str]:
-    """Names of the backends at hand: ``"cpu"`` and ``"reference"``, the plain NumPy of every kernel."""
+    """Names of the backends: ``"cpu"``, and ``"reference"``, which is every kernel in NumPy."""
     return list(BACKENDS)
 
 

@@ -1,0 +1,38 @@
+"""Every test that asks for `target` runs on each instruction set at hand and on the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+import innerloop as il
+
+TARGETS = [*il.isas(), "reference"]
+
+
+@pytest.fixture(params=TARGETS)
+def target(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Name of the ISA, or of the backend "reference", that serves the calls of this test."""
+    with ExitStack() as stack:
+        if request.param == "reference":
+            stack.enter_context(il.use_backend("reference"))
+        else:
+            stack.enter_context(il.use_isa(request.param))
+        yield request.param
+
+
+@pytest.fixture(params=il.isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Name of the ISA that serves the calls of this test."""
+    with il.use_isa(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def restore_threads() -> Iterator[None]:
+    """Put the number of threads back at the end of the test."""
+    n = il.get_num_threads()
+    yield
+    il.set_num_threads(n)

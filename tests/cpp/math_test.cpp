@@ -1,0 +1,261 @@
+// The accuracy of simd/math.h: the largest error of each function in ULP against the C library in a wider type, special
+// values, and the same bits for one lane and for a full register. Compile it with the flags of one row of cmake/isa.cmake.
+//
+//   math_test                a dense sample, some seconds
+//   math_test --exhaustive   all 2^32 floats, many minutes
+//
+// Exit status 1 where a bound of the table below is exceeded.
+#include "simd/math.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "simd/simd.h"
+
+using namespace innerloop::INNERLOOP_ISA;
+
+namespace {
+
+int failures = 0;
+
+// The oracles: double for float, long double for double (64 bits of mantissa on x86, 113 on AArch64).
+
+double sigmoid_of(double x) { return x < 0 ? exp(x) / (1 + exp(x)) : 1 / (1 + exp(-x)); }
+long double sigmoid_of(long double x) { return x < 0 ? expl(x) / (1 + expl(x)) : 1 / (1 + expl(-x)); }
+double cdf_of(double x) { return 0.5 * erfc(-x * 0.70710678118654752440); }
+long double cdf_of(long double x) {
+  if (fabsl(x) > 40) return x > 0 ? 1 : 0;  // also keeps the products below finite
+  // -x / sqrt(2) is z + rest: rounding it to z alone would be an error of x^2 units. x^2 / 2 - z^2 = 2 z rest has few
+  // enough bits where the factors are split.
+  const long double z = -x * 0.707106781186547524400844362104849039L;
+  const long double x_hi = (float)x, x_lo = x - x_hi, z_hi = (float)z, z_lo = z - z_hi;
+  const long double squares = (x_hi * x_hi / 2 - z_hi * z_hi) + (x_hi * x_lo - 2 * z_hi * z_lo) +
+                              (x_lo * x_lo / 2 - z_lo * z_lo);
+  const long double rest = z == 0 ? 0 : squares / (2 * z);
+  return (erfcl(z) - rest * 1.128379167095512573896158903121545172L * expl(-z * z)) / 2;
+}
+double pdf_of(double x) { return exp(-0.5 * x * x) * 0.39894228040143267794; }
+long double pdf_of(long double x) {
+  if (fabsl(x) > 40) return 0;
+  const long double h = (long double)(float)x, l = x - h;
+  return expl(-0.5L * h * h) * expl(-(h * l) - 0.5L * l * l) * 0.398942280401432677939946059934381868L;
+}
+
+// What is measured. gelu and its derivative stand for what rules/activations.h makes of normal().
+#define FUNCTIONS(F)                                                    \
+  F(exp, exp(x), ::exp(w), expl(w))                                     \
+  F(log, log(x), ::log(w), logl(w))                                     \
+  F(tanh, tanh(x), ::tanh(w), tanhl(w))                                 \
+  F(sigmoid, sigmoid(x), sigmoid_of(w), sigmoid_of(w))                  \
+  F(erf, erf(x), ::erf(w), erfl(w))                                     \
+  F(cdf, normal(x).cdf, cdf_of(w), cdf_of(w))                           \
+  F(pdf, normal(x).pdf, pdf_of(w), pdf_of(w))                           \
+  F(gelu, (x * normal(x).cdf), w * cdf_of(w), w * cdf_of(w))
+
+#define DEFINE(name, ours, of_double, of_long_double)                   \
+  struct Function_##name {                                              \
+    static constexpr const char* text = #name;                          \
+    template <class V>                                                  \
+    static V run(V x) { return ours; }                                  \
+    static double exact(double w) { return of_double; }                 \
+    static long double exact(long double w) { return of_long_double; }  \
+  };
+FUNCTIONS(DEFINE)
+
+// Bounds in ULP: float and double with FMA, then float and double without.
+struct Bound {
+  const char* name;
+  double fma_float, fma_double, plain_float, plain_double;
+};
+constexpr Bound bounds[] = {
+    {"exp", 1, 1, 1, 1},   {"log", 1, 1, 1, 1},   {"tanh", 1.5, 1.5, 1.5, 1.5}, {"sigmoid", 2, 2, 2, 2},
+    {"erf", 2, 2, 2, 2},   {"cdf", 3, 3, 3, 3},   {"pdf", 2, 2, 2, 2},          {"gelu", 3, 3, 3, 3},
+};
+
+template <class T>
+struct Wider;
+template <>
+struct Wider<float> {
+  using type = double;
+  static constexpr int digits = 24, min_exponent = -126;
+};
+template <>
+struct Wider<double> {
+  using type = long double;
+  static constexpr int digits = 53, min_exponent = -1022;
+};
+
+template <class T>
+using BitsFor = typename BitsOf<T>::type;
+
+template <class T>
+T from(BitsFor<T> b) {
+  T x;
+  memcpy(&x, &b, sizeof x);
+  return x;
+}
+
+// |got - exact| in units of the last place of exact; an infinity counts as the next number after the largest.
+template <class T>
+double ulps(T got, typename Wider<T>::type exact) {
+  using W = typename Wider<T>::type;
+  if (exact != exact) return got != got ? 0 : INFINITY;
+  if (got != got) return INFINITY;
+  const W limit = (W)ldexpl(1, -Wider<T>::min_exponent + 2);  // 2^128 or 2^1024
+  W g = got;
+  if (g > limit || g < -limit) g = g > 0 ? limit : -limit;
+  if (exact > limit || exact < -limit) exact = exact > 0 ? limit : -limit;
+  int exponent;
+  frexp((double)exact, &exponent);
+  if (exact == 0 || exponent - 1 < Wider<T>::min_exponent) exponent = Wider<T>::min_exponent + 1;
+  return fabs((double)ldexpl(g - exact, Wider<T>::digits - exponent));
+}
+
+template <class T>
+struct Worst {
+  double error = 0;
+  T at = 0;
+};
+
+template <class F, class T>
+void check_block(const T* x, Worst<T>& worst) {
+  using N = Native<T>;
+  T y[N::lanes];
+  F::run(N::load(x)).store(y);
+  for (int i = 0; i < N::lanes; i++) {
+    const double error = ulps<T>(y[i], F::exact((typename Wider<T>::type)x[i]));
+    if (error > worst.error) worst = {error, x[i]};
+    if (!kHasFma) continue;
+    const T one = F::run(Vec<T, 1>(x[i])).v;
+    if (memcmp(&one, &y[i], sizeof one) != 0 && !(one != one && y[i] != y[i])) {
+      if (failures++ < 10) printf("FAIL %s(%a): %a in one lane, %a in %d\n", F::text, x[i], one, y[i], N::lanes);
+    }
+  }
+}
+
+template <class F, class T>
+void report(const Worst<T>& worst) {
+  double bound = 0;
+  for (const Bound& b : bounds) {
+    if (strcmp(b.name, F::text) != 0) continue;
+    if (sizeof(T) == 4) bound = kHasFma ? b.fma_float : b.plain_float;
+    else bound = kHasFma ? b.fma_double : b.plain_double;
+  }
+  const bool ok = worst.error <= bound;
+  failures += !ok;
+  printf("%s %-8s %-6s %8.4f ULP at %a = %.9g (bound %g)\n", ok ? "    " : "FAIL", F::text, sizeof(T) == 4 ? "float" : "double",
+         worst.error, (double)worst.at, (double)worst.at, bound);
+  fflush(stdout);
+}
+
+// Every float, or every stride-th one.
+template <class F>
+void sweep_floats(uint64_t stride) {
+  using N = Native<float>;
+  Worst<float> worst;
+  for (uint64_t first = 0; first < (uint64_t(1) << 32); first += stride * N::lanes) {
+    float x[N::lanes];
+    for (int i = 0; i < N::lanes; i++) x[i] = from<float>((uint32_t)(first + i * stride));
+    check_block<F>(x, worst);
+  }
+  report<F>(worst);
+}
+
+// Doubles: half of them uniform over the bits, half uniform over where the functions bend.
+template <class F>
+void sample_doubles(int count) {
+  using N = Native<double>;
+  Worst<double> worst;
+  uint64_t state = 88172645463325252u;
+  const double widths[] = {0.5, 1, 2, 4, 8, 40, 750};
+  for (int block = 0; block < count / N::lanes; block++) {
+    double x[N::lanes];
+    for (int i = 0; i < N::lanes; i++) {
+      state ^= state << 13;
+      state ^= state >> 7;
+      state ^= state << 17;
+      const double uniform = (double)(int64_t)state * 0x1p-63;
+      x[i] = block % 8 == 7 ? from<double>(state) : uniform * widths[block % 8 % 7];
+    }
+    check_block<F>(x, worst);
+  }
+  report<F>(worst);
+}
+
+template <class V, class T>
+void expect(const char* what, V got, T want) {
+  for (int i = 0; i < V::lanes; i++) {
+    const T g = got[i];
+    if (memcmp(&g, &want, sizeof g) == 0 || (g != g && want != want)) continue;
+    failures++;
+    printf("FAIL %s: %a, not %a\n", what, (double)g, (double)want);
+  }
+}
+
+template <class V>
+void special_values() {
+  using T = typename V::scalar;
+  const T inf = INFINITY, nan = NAN, tiny = from<T>(1);
+  const V plus(inf), minus(-inf), nil(T(0)), minus_nil(-T(0)), bad(nan), least(tiny), most(from<T>(bits(Vec<T, 1>(inf)).v - 1));
+#define EXPECT(expression, want) expect(#expression, expression, T(want))
+  EXPECT(exp(plus), inf);
+  EXPECT(exp(minus), 0);
+  EXPECT(exp(nil), 1);
+  EXPECT(exp(minus_nil), 1);
+  EXPECT(exp(bad), nan);
+  EXPECT(exp(most), inf);
+  EXPECT(exp(-most), 0);
+  EXPECT(log(plus), inf);
+  EXPECT(log(minus), nan);
+  EXPECT(log(nil), -inf);
+  EXPECT(log(minus_nil), -inf);
+  EXPECT(log(V(1)), 0);
+  EXPECT(log(V(-1)), nan);
+  EXPECT(log(-least), nan);
+  EXPECT(log(bad), nan);
+  EXPECT(tanh(plus), 1);
+  EXPECT(tanh(minus), -1);
+  EXPECT(tanh(nil), 0);
+  EXPECT(tanh(minus_nil), -T(0));
+  EXPECT(tanh(least), tiny);
+  EXPECT(tanh(-least), -tiny);
+  EXPECT(tanh(bad), nan);
+  EXPECT(sigmoid(plus), 1);
+  EXPECT(sigmoid(minus), 0);
+  EXPECT(sigmoid(nil), 0.5);
+  EXPECT(sigmoid(minus_nil), 0.5);
+  EXPECT(sigmoid(bad), nan);
+  EXPECT(erf(plus), 1);
+  EXPECT(erf(minus), -1);
+  EXPECT(erf(nil), 0);
+  EXPECT(erf(minus_nil), -T(0));
+  EXPECT(erf(least), tiny);
+  EXPECT(erf(bad), nan);
+  EXPECT(normal(plus).cdf, 1);
+  EXPECT(normal(minus).cdf, 0);
+  EXPECT(normal(nil).cdf, 0.5);
+  EXPECT(normal(minus_nil).cdf, 0.5);
+  EXPECT(normal(bad).cdf, nan);
+  EXPECT(normal(plus).pdf, 0);
+  EXPECT(normal(minus).pdf, 0);
+  EXPECT(normal(bad).pdf, nan);
+#undef EXPECT
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const bool exhaustive = argc > 1 && strcmp(argv[1], "--exhaustive") == 0;
+  special_values<Vec<float, 1>>();
+  special_values<Vec<double, 1>>();
+  special_values<Native<float>>();
+  special_values<Native<double>>();
+#define RUN(name, ours, of_double, of_long_double)                                               \
+  if (!exhaustive || argc < 3 || strcmp(argv[2], #name) == 0) sweep_floats<Function_##name>(exhaustive ? 1 : 1009); \
+  if (!exhaustive) sample_doubles<Function_##name>(400000);
+  FUNCTIONS(RUN)
+  printf("%d failures\n", failures);
+  return failures != 0;
+}

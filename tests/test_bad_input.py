@@ -1,0 +1,383 @@
+"""Bad input: each operation x each array x each fault raises, and no byte of any array changes.
+
+The faults are those of advisories and crash reports: second paths that miss a check the first has.
+So the operations are listed once, the faults once, and the tests are their product.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import innerloop as il
+from support import numbers
+
+N, C, K = 6, 5, 7  # rows, classes or outputs, inputs
+
+
+@dataclass
+class Call:
+    """A call that is right: its arrays by argument, what else it takes, and what it writes to."""
+
+    function: Callable[..., Any]
+    arrays: dict[str, np.ndarray]
+    other: dict[str, Any] = field(default_factory=dict)
+    writes: tuple[str, ...] = ("out",)
+    any_shape: tuple[str, ...] = ()  # arrays that may have a shape of their own choice
+    in_place: tuple[str, ...] = ()  # inputs that `out` may be
+
+    def run(self, **changed: Any) -> Any:
+        return self.function(**(self.arrays | self.other | changed))
+
+
+def f32(*shape: int, seed: int = 0) -> np.ndarray:
+    return numbers(shape, "float32", seed)
+
+
+def labels() -> np.ndarray:
+    return np.arange(N) % C
+
+
+def calls() -> Iterator[tuple[str, Call]]:
+    for name in il.activations.NAMES:
+        x = f32(N, C)
+        yield name, Call(getattr(il, name), {"x": x, "out": f32(N, C)}, in_place=("x",))
+        arrays = {"dy": f32(N, C), "x": x, "out": f32(N, C)}
+        backward = getattr(il, f"{name}_backward")
+        yield f"{name}_backward", Call(backward, arrays, in_place=("dy", "x"))
+        if name in ("relu", "sigmoid", "tanh"):
+            arrays = {"dy": f32(N, C), "y": f32(N, C), "out": f32(N, C)}
+            yield f"{name}_backward from y", Call(backward, arrays, {"x": None}, in_place=("dy",))
+    for name in ("softmax", "log_softmax"):
+        yield name, Call(getattr(il, name), {"x": f32(N, C), "out": f32(N, C)}, in_place=("x",))
+        arrays = {"dy": f32(N, C), "y": f32(N, C), "out": f32(N, C)}
+        yield (
+            f"{name}_backward",
+            Call(getattr(il, f"{name}_backward"), arrays, in_place=("dy", "y")),
+        )
+    for m in (1, N):
+        for activation in (None, "gelu", "relu"):
+            arrays = {"x": f32(m, K), "w": f32(K, C), "b": f32(C), "out": f32(m, C)}
+            other = {"activation": activation}
+            yield f"linear {m} {activation}", Call(il.linear, arrays, other)
+            arrays = {"dy": f32(m, C), "x": f32(m, K), "w": f32(K, C), "saved": f32(m, C)}
+            if activation is None:
+                arrays.pop("saved")
+            backward = Call(il.linear_backward, arrays, other, writes=())
+            yield f"linear_backward {m} {activation}", backward
+    for reduction in ("mean", "sum", "none"):
+        for kind in ("index", "probability"):
+            for weight in ({}, {"weight": abs(f32(C))}):
+                target = labels() if kind == "index" else abs(f32(N, C))
+                arrays = {"logits": f32(N, C), "target": target, "out": f32(N, C)} | weight
+                other = {"reduction": reduction, "return_grad": True}
+                name = f"softmax_cross_entropy {reduction} {kind} {'weighted' * bool(weight)}"
+                call = Call(il.softmax_cross_entropy, arrays, other, in_place=("logits",))
+                yield name, call
+    steps = {
+        "sgd": ({"momentum_buffers"}, {"momentum": 0.9}),
+        "adam": ({"exp_avgs", "exp_avg_sqs"}, {}),
+        "adamw": ({"exp_avgs", "exp_avg_sqs"}, {}),
+        "rmsprop": (
+            {"square_avgs", "grad_avgs", "momentum_buffers"},
+            {"centered": True, "momentum": 0.5},
+        ),
+    }
+    for name, (states, hyper) in steps.items():
+        arrays = {a: abs(f32(N, C)) for a in ["params", "grads", *sorted(states)]}
+        call = Call(getattr(il, f"{name}_step"), arrays, {"step": 2, **hyper})
+        call.writes = tuple(a for a in arrays if a != "grads")
+        yield f"{name}_step", call
+
+
+CALLS = dict(calls())
+
+
+class Raises:
+    """An object that promises memory and raises when asked for it."""
+
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        raise RuntimeError("no memory here")
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (1, 0)
+
+
+class Lies:
+    """An object whose ``__array_interface__`` is none."""
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        return {"version": 3, "shape": "three", "typestr": "<f4", "data": (0, False)}
+
+
+def broadcast(a: np.ndarray) -> np.ndarray:
+    """Writeable, but every element of the first axis is at one address."""
+    return np.lib.stride_tricks.as_strided(a, a.shape, (0, *a.strides[1:]), writeable=True)
+
+
+def read_only(a: np.ndarray) -> np.ndarray:
+    a = a.copy()
+    a.flags.writeable = False
+    return a
+
+
+NOT_ARRAYS: dict[str, Callable[[np.ndarray], Any]] = {
+    "list": lambda a: [[1.0]],
+    "number": lambda a: 1.5,
+    "string": lambda a: "logits",
+    "object": lambda a: object(),
+    "masked": np.ma.masked_array,
+    "raising dlpack": lambda a: Raises(),
+    "lying interface": lambda a: Lies(),
+}
+DTYPES: dict[str, Callable[[np.ndarray], Any]] = {
+    dtype: lambda a, dtype=dtype: a.astype(dtype)
+    for dtype in (
+        *("float16", "complex64", "object", "bool", "S3", "M8[s]", ">f4", ">f8", "longdouble"),
+        ml_dtypes.bfloat16,
+    )
+}
+SHAPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "rank + 1": lambda a: a[None].copy(),
+    "rank - 1": lambda a: a.reshape(-1)[: a.shape[-1]].copy() if a.ndim > 1 else a[0].reshape(()),
+    "rank 0": lambda a: a.reshape(-1)[0].reshape(()),
+    "longer": lambda a: np.concatenate([a, a[-1:]]),
+    "shorter": lambda a: a[:-1].copy(),
+    "wider": lambda a: np.concatenate([a, a[..., -1:]], axis=-1),
+    "empty": lambda a: a[:0].copy(),
+    "huge": lambda a: np.broadcast_to(a.reshape(-1)[:1], (2**31, 2**31)),
+}
+OUTPUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "read-only": read_only,
+    "stored twice": broadcast,
+}
+
+
+def refuses(call: Call, errors: tuple[type[Exception], ...], **changed: Any) -> str:
+    """Check that the call raises one of these errors and changes no byte; return the message."""
+    everything = [
+        a for a in (*call.arrays.values(), *changed.values()) if isinstance(a, np.ndarray)
+    ]
+    everything = [a for a in everything if a.size < 10_000]
+    before = [a.tobytes() for a in everything]
+    with pytest.raises(errors) as error:
+        call.run(**changed)
+    assert [a.tobytes() for a in everything] == before
+    assert type(error.value) in errors, f"{type(error.value).__name__} is not of the stated kind"
+    return str(error.value)
+
+
+def names(call: Call, message: str) -> bool:
+    """Whether a message names an argument and says what it got."""
+    named = any(re.search(rf"\b{a}\b", message) for a in call.arrays)
+    return named and "got" in message
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_calls_are_right(target: str, name: str) -> None:
+    """Otherwise the tests below would show nothing."""
+    call = CALLS[name]
+    call.run(**{a: array.copy() for a, array in call.arrays.items() if a in call.writes})
+
+
+@pytest.mark.parametrize("fault", [*NOT_ARRAYS, *DTYPES], ids=str)
+@pytest.mark.parametrize("name", CALLS)
+def test_wrong_kind(target: str, name: str, fault: str) -> None:
+    call = CALLS[name]
+    for argument, array in call.arrays.items():
+        if fault in DTYPES and np.dtype(fault) == array.dtype:
+            continue
+        wrong = {**NOT_ARRAYS, **DTYPES}[fault](array)
+        message = refuses(call, (TypeError,), **{argument: wrong})
+        assert re.search(rf"\b{argument}\b", message) and "got" in message, message
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_other_float_dtype(target: str, name: str) -> None:
+    call = CALLS[name]
+    for argument, array in call.arrays.items():
+        if array.dtype == np.float32:
+            assert names(call, refuses(call, (TypeError,), **{argument: array.astype("f8")}))
+
+
+@pytest.mark.parametrize("fault", SHAPES)
+@pytest.mark.parametrize("name", CALLS)
+def test_wrong_shape(target: str, name: str, fault: str) -> None:
+    call = CALLS[name]
+    for argument, array in call.arrays.items():
+        wrong = SHAPES[fault](array)
+        if wrong.shape == array.shape:
+            continue
+        message = refuses(call, (ValueError,), **{argument: wrong})
+        assert names(call, message) or "memory" in message, message
+
+
+@pytest.mark.parametrize("fault", OUTPUTS)
+@pytest.mark.parametrize("name", [n for n, c in CALLS.items() if c.writes])
+def test_outputs_that_cannot_be_written(target: str, name: str, fault: str) -> None:
+    call = CALLS[name]
+    for argument in call.writes:
+        wrong = OUTPUTS[fault](call.arrays[argument])
+        if wrong.shape[0] > 1:
+            message = refuses(call, (ValueError,), **{argument: wrong})
+            assert re.search(rf"\b{argument}\b", message) and "got" in message, message
+
+
+@pytest.mark.parametrize("name", [n for n, c in CALLS.items() if c.writes])
+def test_overlaps(target: str, name: str) -> None:
+    """An output may be an input itself where the operation says so, and else shares no byte."""
+    call = CALLS[name]
+    for output in call.writes:
+        for argument, array in call.arrays.items():
+            if argument == output:
+                continue
+            size = max(array.nbytes, call.arrays[output].nbytes)
+            memory = np.zeros(size + 64, np.uint8)
+            shape, dtype = call.arrays[output].shape, call.arrays[output].dtype
+            for shift in (0, array.itemsize):
+                given = memory[: array.nbytes].view(array.dtype).reshape(array.shape)
+                given[...] = array
+                out = memory[shift : shift + call.arrays[output].nbytes].view(dtype).reshape(shape)
+                if shift == 0 and argument in call.in_place:
+                    continue
+                message = refuses(call, (ValueError,), **{argument: given, output: out})
+                assert "overlap" in message or "twice" in message, message
+
+
+LABELS = [(0, C), (N - 1, -1), (2, C + 1), (1, 2**62), (3, -(2**63))]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("return_grad", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_labels_out_of_range(
+    target: str, reduction: str, return_grad: bool, weighted: bool, label_smoothing: float
+) -> None:
+    for row, label in LABELS:
+        wrong = labels()
+        wrong[row] = label
+        call = Call(
+            il.softmax_cross_entropy,
+            {"logits": f32(N, C), "target": wrong},
+            {"reduction": reduction, "label_smoothing": label_smoothing},
+        )
+        if weighted:
+            call.arrays["weight"] = abs(f32(C))
+        if return_grad:
+            call.arrays["out"] = f32(N, C)
+            call.other["return_grad"] = True
+        message = refuses(call, (IndexError,))
+        assert "target" in message and str(label) in message, message
+        if return_grad:  # in place
+            logits = call.arrays["logits"]
+            refuses(call, (IndexError,), out=logits)
+        call.other["ignore_index"] = label
+        call.run()  # the same label is right when it is the one to ignore
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint64", "int32", "uint16"])
+def test_labels_of_every_integer_type(target: str, dtype: str) -> None:
+    wrong = labels().astype(dtype)
+    want = il.softmax_cross_entropy(f32(N, C), labels())
+    assert il.softmax_cross_entropy(f32(N, C), wrong) == want
+    wrong[0] = np.iinfo(dtype).max
+    call = Call(il.softmax_cross_entropy, {"logits": f32(N, C), "target": wrong})
+    assert str(np.iinfo(dtype).max) in refuses(call, (IndexError,))
+
+
+SCALARS = [
+    ("softmax", {"axis": 2}, ValueError),
+    ("softmax", {"axis": -3}, ValueError),
+    ("softmax", {"axis": 2**40}, ValueError),
+    ("softmax", {"axis": 0.5}, TypeError),
+    ("log_softmax_backward", {"axis": 2}, ValueError),
+    ("linear 6 relu", {"activation": "nothing"}, ValueError),
+    ("linear 6 relu", {"activation": 3}, TypeError),
+    ("linear 6 relu", {"negative_slope": 0.1}, TypeError),
+    ("linear_backward 6 relu", {"saved": None}, TypeError),
+    ("linear_backward 6 relu", {"activation": "nothing"}, ValueError),
+    ("softmax_cross_entropy mean index ", {"axis": 2}, ValueError),
+    ("softmax_cross_entropy mean index ", {"reduction": "average"}, ValueError),
+    ("softmax_cross_entropy mean index ", {"reduction": 1}, TypeError),
+    ("softmax_cross_entropy mean index ", {"label_smoothing": -0.1}, ValueError),
+    ("softmax_cross_entropy mean index ", {"label_smoothing": 1.1}, ValueError),
+    ("softmax_cross_entropy mean index ", {"label_smoothing": float("nan")}, ValueError),
+    ("softmax_cross_entropy mean index ", {"label_smoothing": "a"}, TypeError),
+    ("softmax_cross_entropy mean index ", {"ignore_index": 0.5}, TypeError),
+    ("softmax_cross_entropy mean index ", {"grad_scale": "a"}, TypeError),
+    ("softmax_cross_entropy mean index ", {"return_grad": False}, ValueError),
+    ("sgd_step", {"lr": -1.0}, ValueError),
+    ("sgd_step", {"lr": float("nan")}, ValueError),
+    ("sgd_step", {"lr": "fast"}, TypeError),
+    ("sgd_step", {"momentum": -0.1}, ValueError),
+    ("sgd_step", {"nesterov": True, "momentum": 0.0}, ValueError),
+    ("sgd_step", {"nesterov": True, "dampening": 0.1}, ValueError),
+    ("sgd_step", {"momentum_buffers": None}, ValueError),
+    ("sgd_step", {"weight_decay": -1.0}, ValueError),
+    ("sgd_step", {"step": 0}, ValueError),
+    ("sgd_step", {"step": -1}, ValueError),
+    ("sgd_step", {"step": 1.5}, TypeError),
+    ("adam_step", {"betas": (1.0, 0.9)}, ValueError),
+    ("adam_step", {"betas": (0.9, -0.1)}, ValueError),
+    ("adam_step", {"betas": (0.9,)}, (TypeError, ValueError)),
+    ("adam_step", {"betas": 0.9}, TypeError),
+    ("adam_step", {"eps": -1e-8}, ValueError),
+    ("adam_step", {"step": 0}, ValueError),
+    ("adamw_step", {"weight_decay": -0.1}, ValueError),
+    ("rmsprop_step", {"alpha": -0.1}, ValueError),
+    ("rmsprop_step", {"grad_avgs": None}, ValueError),
+    ("rmsprop_step", {"momentum_buffers": None}, ValueError),
+    ("rmsprop_step", {"nothing": 1}, TypeError),
+]
+
+
+@pytest.mark.parametrize(("name", "changed", "error"), SCALARS, ids=str)
+def test_scalars(target: str, name: str, changed: dict[str, Any], error: Any) -> None:
+    message = refuses(CALLS[name], error if isinstance(error, tuple) else (error,), **changed)
+    assert any(key.rstrip("s") in message for key in changed) or "activation" in message, message
+
+
+@pytest.mark.parametrize("step", ["sgd_step", "adam_step", "adamw_step", "rmsprop_step"])
+def test_lists(target: str, step: str) -> None:
+    """One wrong array, last in a list, and nothing of the others is written."""
+    call = CALLS[step]
+
+    def lists(n: int) -> dict[str, list[np.ndarray]]:
+        return {a: [array + i for i in range(n)] for a, array in call.arrays.items()}
+
+    def refused(arguments: dict[str, Any], error: type[Exception]) -> None:
+        arrays = [a for given in arguments.values() for a in given if isinstance(a, np.ndarray)]
+        before = [a.tobytes() for a in arrays]
+        with pytest.raises(error, match=r"got|twice|overlap"):
+            call.run(**arguments)
+        assert [a.tobytes() for a in arrays] == before
+
+    call.run(**lists(3))
+    for argument in call.arrays:
+        shorter = lists(3)
+        shorter[argument].pop()
+        refused(shorter, ValueError)
+        wrong = lists(3)
+        wrong[argument][2] = wrong[argument][2].astype("f2")
+        refused(wrong, TypeError)
+        wrong = lists(3)
+        wrong[argument][2] = wrong[argument][2][:-1]
+        refused(wrong, ValueError)
+        wrong = lists(3)
+        wrong[argument][2] = 1.0
+        refused(wrong, TypeError)
+        twice = lists(3)
+        twice[argument][2] = twice[argument][0]
+        if argument in call.writes:
+            refused(twice, ValueError)
+    mixed = lists(3)
+    mixed["params"] = mixed["params"][0]
+    refused(mixed, (TypeError, ValueError))

@@ -1,0 +1,61 @@
+"""The C++ core without Python: run here, and for 64-bit Arm under qemu-user, to the same bits."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import innerloop as il
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("cmake") is None or not (ROOT / "CMakeLists.txt").exists(),
+    reason="needs cmake and the source tree",
+)
+
+
+def run(*command: str | Path) -> str:
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return done.stdout
+
+
+def hashes(build: Path, *options: str, launcher: tuple[str, ...] = ()) -> str:
+    """Build the C++ tests in a folder, run them all, and return what core_test prints."""
+    options = ("-DINNERLOOP_PYTHON=OFF", "-DINNERLOOP_TESTS=ON", "-DINNERLOOP_WERROR=ON", *options)
+    run("cmake", "-S", ROOT, "-B", build, *options)
+    run("cmake", "--build", build, "--parallel", "2")
+    run("ctest", "--test-dir", build, "--output-on-failure")
+    return run(*launcher, build / "tests" / "cpp" / "core_test")
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> str:
+    if shutil.which("c++") is None:
+        pytest.skip("no C++ compiler")
+    best = f"-DINNERLOOP_ONLY={il.isas()[-1]}"
+    return hashes(tmp_path_factory.mktemp("native"), best)
+
+
+def test_here(here: str) -> None:
+    assert "relu float32 " in here and "DIFFERS" not in here
+
+
+@pytest.mark.skipif(shutil.which("aarch64-linux-gnu-g++") is None, reason="no Arm compiler")
+@pytest.mark.skipif(shutil.which("qemu-aarch64") is None, reason="no qemu-aarch64")
+def test_arm_holds_the_same_bits(here: str, tmp_path: Path) -> None:
+    toolchain = f"-DCMAKE_TOOLCHAIN_FILE={ROOT / 'cmake' / 'aarch64-linux-gnu.cmake'}"
+    emulator = ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu")
+    assert hashes(tmp_path, toolchain, launcher=emulator) == here
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no CUDA compiler")
+def test_rules_compile_for_cuda(tmp_path: Path) -> None:
+    targets = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in (80, 90, 100)]
+    flags = ("-std=c++17", "-Werror=all-warnings", f"-I{ROOT / 'csrc'}")
+    source = ROOT / "tests" / "cpp" / "rules_cuda.cu"
+    run("nvcc", *flags, *targets, "-c", source, "-o", tmp_path / "rules.o")

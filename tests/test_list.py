@@ -1,0 +1,56 @@
+"""The native list, the reference and the public names agree, entry by entry."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+import innerloop as il
+from innerloop import _core
+from innerloop.reference import ACTIVATIONS, OPTIMIZERS
+
+
+def test_activations() -> None:
+    native = {name: (defaults, saves) for name, defaults, saves in _core.activations()}
+    reference = {name: (a.parameters, a.saves_output) for name, a in ACTIVATIONS.items()}
+    assert native == reference
+    assert list(native) == list(reference) == list(il.activations.NAMES)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activation_signatures(name: str) -> None:
+    forward = inspect.signature(getattr(il, name))
+    assert list(forward.parameters) == ["x", *ACTIVATIONS[name].parameters, "out"]
+    backward = inspect.signature(getattr(il, f"{name}_backward"))
+    assert list(backward.parameters) == ["dy", "x", *ACTIVATIONS[name].parameters, "y", "out"]
+
+
+def test_optimizers() -> None:
+    assert [entry[0] for entry in _core.optimizers()] == list(OPTIMIZERS)
+    for name, optimizer in OPTIMIZERS.items():
+        assert callable(getattr(il, f"{name}_step"))
+        assert inspect.isclass(getattr(il, optimizer.class_name))
+
+
+# The names of docs/design.md, section 5, that this version has.
+PUBLIC = """softmax softmax_backward log_softmax log_softmax_backward activation activation_backward
+linear linear_backward pack softmax_cross_entropy set_num_threads get_num_threads use_isa isas
+backends use_backend info""".split()
+
+
+@pytest.mark.parametrize(
+    "name",
+    PUBLIC
+    + [n for a in ACTIVATIONS for n in (a, f"{a}_backward")]
+    + [n for o in OPTIMIZERS.values() for n in (f"{o.name}_step", o.class_name)],
+)
+def test_public_names_are_documented(name: str) -> None:
+    assert name in il.__all__
+    document = inspect.getdoc(getattr(il, name))
+    assert document and len(document.splitlines()) > 1, f"{name} has no docstring to speak of"
+
+
+def test_nothing_else_is_public() -> None:
+    extra = {n for n in vars(il) if not n.startswith("_")} - set(il.__all__)
+    assert not {n for n in extra if not inspect.ismodule(getattr(il, n))}

@@ -1,0 +1,236 @@
+"""Choosing an ISA and a backend, the thread pool, the buffer cache, other libraries' arrays."""
+
+from __future__ import annotations
+
+import array
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import innerloop as il
+from innerloop import _core
+from support import equal_bits, numbers
+
+BIG = 300_000  # elements: enough for several threads
+
+
+def python(code: str, *launcher: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*launcher, sys.executable, "-c", code],
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_isa_by_environment() -> None:
+    for isa in il.isas():
+        run = python("import innerloop as il; print(il.info()['isa'])", INNERLOOP_ISA=isa)
+        assert run.stdout.strip() == isa, run.stderr
+
+
+def test_unknown_isa_by_environment_is_an_error() -> None:
+    run = python("import innerloop as il; il.info()", INNERLOOP_ISA="v9")
+    assert run.returncode != 0 and "v9" in run.stderr and "ValueError" in run.stderr
+
+
+def test_use_isa_restores() -> None:
+    before = il.info()["isa"]
+    for isa in il.isas():
+        with il.use_isa(isa):
+            assert il.info()["isa"] == isa
+    assert il.info()["isa"] == before
+
+
+@pytest.mark.parametrize("call", [il.use_isa, il.use_backend])
+def test_unknown_choice(call) -> None:
+    before = il.info()
+    with pytest.raises(ValueError, match=r"must be one of .*, got 'nothing'"):
+        call("nothing")
+    assert il.info() == before
+
+
+@pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="no qemu-x86_64")
+def test_old_cpu_is_refused_at_import() -> None:
+    """A CPU without SSE4.2 gets an ImportError that says so, not SIGILL."""
+    package = str(Path(il.__file__).parents[1])
+    code = (
+        f"import sys; sys.path.insert(0, {package!r})\n"
+        "try: import innerloop\n"
+        "except ImportError as error: print('refused:', error)"
+    )
+    run = python(code, "qemu-x86_64", "-cpu", "Conroe")
+    assert "refused: innerloop needs an x86-64-v2 processor" in run.stdout, run.stdout + run.stderr
+
+
+def test_import_starts_no_thread() -> None:
+    code = (
+        "import numpy, os; before = len(os.listdir('/proc/self/task'))\n"
+        "import innerloop as il; print(len(os.listdir('/proc/self/task')) - before)\n"
+        f"il.set_num_threads(3); il.relu(numpy.ones({BIG}))\n"
+        "print(len(os.listdir('/proc/self/task')) - before)"
+    )
+    run = python(code)
+    assert run.stdout.split() == ["0", "2"], run.stderr
+
+
+@pytest.mark.parametrize("name", ["INNERLOOP_NUM_THREADS", "OMP_NUM_THREADS"])
+def test_threads_by_environment(name: str) -> None:
+    env = {"INNERLOOP_NUM_THREADS": "", "OMP_NUM_THREADS": ""} | {name: "5"}
+    assert (
+        python("import innerloop as il; print(il.get_num_threads())", **env).stdout.strip() == "5"
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity here")
+def test_threads_respect_affinity() -> None:
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "import innerloop as il; print(il.get_num_threads())"
+    )
+    env = {"INNERLOOP_NUM_THREADS": "", "OMP_NUM_THREADS": ""}
+    assert python(code, **env).stdout.strip() == "1"
+
+
+@pytest.mark.parametrize(
+    ("n", "error"),
+    [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("2", TypeError), (True, TypeError)],
+)
+def test_bad_thread_counts(n: object, error: type[Exception]) -> None:
+    before = il.get_num_threads()
+    with pytest.raises(error, match="num_threads"):
+        il.set_num_threads(n)
+    assert il.get_num_threads() == before
+
+
+def test_threads_beyond_the_cores(restore_threads: None) -> None:
+    x = numbers(BIG, "float32")
+    want = il.sigmoid(x)
+    for n in (1, 2, 16, 3, 64, 2):
+        il.set_num_threads(n)
+        assert equal_bits(il.sigmoid(x), want)
+
+
+def test_fork_while_the_pool_lives() -> None:
+    code = (
+        "import os, numpy as np, innerloop as il\n"
+        f"il.set_num_threads(4); x = np.ones({BIG}, 'f4'); il.relu(x)\n"
+        "child = os.fork()\n"
+        "y = il.relu(x)\n"
+        "assert (y == 1).all()\n"
+        "if child == 0: os._exit(0)\n"
+        "print(os.waitpid(child, 0)[1])"
+    )
+    run = python(code)
+    assert run.stdout.strip() == "0", run.stderr
+
+
+def test_concurrent_callers() -> None:
+    """Calls from several Python threads at once: each gets its own right result."""
+    inputs = [numbers(BIG, "float32", seed) for seed in range(4)]
+    want = [il.gelu(x) for x in inputs]
+    wrong = []
+
+    def work(i: int) -> None:
+        for _ in range(20):
+            if not equal_bits(il.gelu(inputs[i]), want[i]):
+                wrong.append(i)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong
+
+
+def test_threadpoolctl_sees_the_pool(restore_threads: None) -> None:
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    il.set_num_threads(3)
+    found = [i for i in threadpoolctl.threadpool_info() if i["internal_api"] == "innerloop"]
+    assert [i["num_threads"] for i in found] == [3]
+    with threadpoolctl.threadpool_limits(1):
+        assert il.get_num_threads() == 1
+    assert il.get_num_threads() == 3
+
+
+def test_buffers_are_reused_and_bounded() -> None:
+    x = numbers(BIG, "float32")
+    limit = _core.buffer_cache_limit(None)
+    try:
+        _core.buffer_cache_clear()
+        y = il.relu(x)
+        address = y.ctypes.data
+        assert address % 64 == 0
+        del y
+        assert _core.buffer_cache_held() >= x.nbytes
+        again = il.relu(x)
+        assert again.ctypes.data == address
+        _core.buffer_cache_limit(0)
+        del again
+        assert _core.buffer_cache_held() == 0
+    finally:
+        _core.buffer_cache_limit(limit)
+
+
+def test_a_view_keeps_its_buffer() -> None:
+    x = numbers(BIG, "float32")
+    tail = il.relu(x)[-5:]
+    il.relu(-x)  # would take the buffer if it had been freed
+    np.testing.assert_array_equal(tail, np.maximum(x[-5:], 0))
+
+
+def test_floating_point_mode_is_left_alone() -> None:
+    tiny = np.float32(1e-40)
+    il.relu(numbers(BIG, "float32"))
+    assert np.array([tiny]) * np.float32(0.5) != 0
+
+
+@pytest.mark.parametrize("wrap", [memoryview, lambda a: array.array("f", a)])
+def test_buffers_of_python(target: str, wrap) -> None:
+    x = numbers(9, "float32")
+    y = il.relu(wrap(x))
+    assert type(y) is np.ndarray
+    np.testing.assert_array_equal(y, np.maximum(x, 0))
+
+
+def test_array_interface(target: str) -> None:
+    x = numbers((3, 4), "float32")
+
+    class Wrapped:
+        __array_interface__ = x.__array_interface__
+
+    np.testing.assert_array_equal(il.relu(Wrapped()), np.maximum(x, 0))
+    out = Wrapped()
+    assert il.relu(x, out=out) is out
+    assert (x >= 0).all()
+
+
+def test_torch_tensors(target: str) -> None:
+    torch = pytest.importorskip("torch")
+    x = torch.randn(6, 7)
+    y = il.relu(x.T)
+    assert type(y) is torch.Tensor and torch.equal(y, x.T.relu())
+    out = torch.zeros(6, 7)
+    assert il.relu(x, out=out) is out and torch.equal(out, x.relu())
+    with pytest.raises(TypeError, match=r"x must be .*require gradient"):
+        il.relu(x.requires_grad_())
+    with pytest.raises(TypeError, match=r"x must be .* got .*bfloat16"):
+        il.relu(torch.zeros(3, dtype=torch.bfloat16))
+
+
+def test_jax_arrays(target: str) -> None:
+    jax = pytest.importorskip("jax")
+    x = jax.numpy.array(numbers(9, "float32"))
+    y = il.relu(x)
+    assert isinstance(y, jax.Array)
+    np.testing.assert_array_equal(np.asarray(y), np.maximum(np.asarray(x), 0))
+    with pytest.raises(ValueError, match="out must be writeable"):
+        il.relu(x, out=x)

@@ -1,0 +1,117 @@
+"""Write the type stubs of the modules whose functions grow from the list: activations, optimizers.
+
+    python tools/make_stubs.py PACKAGE OUTPUT
+
+reads PACKAGE/reference/*.py and the modules' own source, and writes OUTPUT/<module>.pyi. The build
+does so for each wheel, so that an activation or an optimizer is typed without being declared again.
+Uses the standard library alone.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+HEADER = '''"""Written by tools/make_stubs.py from the reference's signatures."""
+
+from typing import Any, TypeVar
+
+_A = TypeVar("_A")
+'''
+
+
+def functions(path: Path, decorator: str) -> list[tuple[ast.FunctionDef, ast.Call]]:
+    """The functions of a file that are decorated by a call of `decorator`, with that call."""
+    found = []
+    for node in ast.parse(path.read_text()).body:
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        for d in node.decorator_list:
+            if isinstance(d, ast.Call) and isinstance(d.func, ast.Name) and d.func.id == decorator:
+                found.append((node, d))
+    return found
+
+
+def defaults_of(function: ast.FunctionDef) -> list[tuple[str, str, str]]:
+    """(name, annotation, default) of a function's parameters that have a default."""
+    a = function.args
+    positional = list(zip(a.args[len(a.args) - len(a.defaults) :], a.defaults, strict=True))
+    keyword = [(k, d) for k, d in zip(a.kwonlyargs, a.kw_defaults, strict=True) if d is not None]
+    return [
+        (p.arg, ast.unparse(p.annotation) if p.annotation else "Any", ast.unparse(d))
+        for p, d in positional + keyword
+    ]
+
+
+def own(path: Path) -> str:
+    """The public functions and constants that a module declares itself, bodies left out."""
+    lines = []
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            node.body = [ast.Expr(ast.Constant(...))]
+            lines.append(ast.unparse(node))
+        elif isinstance(node, ast.AnnAssign):
+            lines.append(f"{ast.unparse(node.target)}: {ast.unparse(node.annotation)}")
+    return "\n".join(lines)
+
+
+def activations(package: Path) -> str:
+    """Stub of innerloop.activations."""
+    lines = [HEADER, "__all__: list[str]", own(package / "activations.py")]
+    source = package / "reference" / "activations.py"
+    forward = {n.name: n for n in ast.parse(source.read_text()).body if hasattr(n, "args")}
+    for function, call in functions(source, "backward_of"):
+        name = ast.unparse(call.args[0])
+        parameters = "".join(
+            f", {p}: {kind} = {default}" for p, kind, default in defaults_of(forward[name])
+        )
+        lines.append(f"def {name}(x: _A{parameters}, *, out: Any = None) -> _A: ...")
+        lines.append(
+            f"def {function.name}(dy: _A, x: Any{parameters}, *, y: Any = None, out: Any = None)"
+            " -> _A: ..."
+        )
+    return "\n".join(lines) + "\n"
+
+
+def optimizers(package: Path) -> str:
+    """Stub of innerloop.optimizers."""
+    lines = [HEADER, "__all__: list[str]", own(package / "optimizers.py")]
+    for function, call in functions(package / "reference" / "optimizers.py", "optimizer"):
+        keywords = {k.arg: k.value for k in call.keywords}
+        class_name = ast.literal_eval(keywords["class_name"])
+        optional = {a.arg for a in function.args.args[-len(function.args.defaults) :]}
+        optional = optional if function.args.defaults else set()
+        states = "".join(
+            f", {a.arg}s: Any{' = None' if a.arg in optional else ''}"
+            for a in function.args.args[2:]
+        )
+        hyper = [entry for entry in defaults_of(function) if entry[0] not in optional]
+        keyword_text = "".join(f", {n}: {kind} = {default}" for n, kind, default in hyper)
+        lines.append(
+            f"def {function.name}_step(params: Any, grads: Any{states}, *, step: int{keyword_text})"
+            " -> None: ..."
+        )
+        lr, rest = hyper[0], hyper[1:]
+        rest_text = "".join(f", {n}: {kind} = {default}" for n, kind, default in rest)
+        lines.append(f"class {class_name}:")
+        lines += [f"    {n}: {kind}" for n, kind, _ in hyper]
+        lines.append(
+            f"    def __init__(self, params: Any, {lr[0]}: {lr[1]} = {lr[2]}, *{rest_text})"
+            " -> None: ..."
+        )
+        lines.append("    def step(self, grads: Any) -> None: ...")
+        lines.append("    def state_dict(self) -> dict[str, Any]: ...")
+        lines.append("    def load_state_dict(self, state: dict[str, Any]) -> None: ...")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    package, output = Path(sys.argv[1]), Path(sys.argv[2])
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "activations.pyi").write_text(activations(package))
+    (output / "optimizers.pyi").write_text(optimizers(package))
+
+
+if __name__ == "__main__":
+    main()
