@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS = {
-    "demo": "train a network on real handwritten digits, beside the NumPy reference and scikit-learn",
+    "demo": "learn to read real handwritten digits, beside the NumPy reference and scikit-learn",
     "info": "version, instruction sets, threads, caches and backends of this machine",
     "selftest": "hold every kernel against the NumPy reference, on every instruction set at hand",
     "bench": "time kernels beside NumPy and PyTorch, and against the machine's measured limits",
@@ -31,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     # Only the command that is asked for is imported, so that `info` needs nothing of `demo`'s.
     named = next((a for a in arguments if not a.startswith("-")), None)
-    parser = argparse.ArgumentParser(prog="python -m innerloop", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m innerloop", description="innerloop, on this machine."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = None
     for name, summary in COMMANDS.items():
@@ -53,11 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def missing(error: ModuleNotFoundError, command: str) -> int:
     """Say which extra brings a library that is not installed; return the exit status."""
-    if (error.name or "").partition(".")[0] == "innerloop":
+    library = (error.name or "").partition(".")[0]
+    if library == "innerloop":
         raise error
     extra = {"demo": "demo", "bench": "bench"}.get(command, "cli")
     print(
-        f"python -m innerloop {command} needs {error.name}, which is not installed:\n"
+        f"python -m innerloop {command} needs {library}, which is not installed:\n"
         f'    pip install "innerloop[{extra}]"\n'
         f'or, from a checkout, pip install ".[{extra}]"',
         file=sys.stderr,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-console = Console(highlight=False)
+# A file or a pipe has no width of its own: leave room for the widest table.
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 def show_table(
@@ -55,4 +57,8 @@ def human_time(seconds: float) -> str:
     for unit, scale in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
         if seconds * scale >= 1 or unit == "us":
             break
-    return f"{seconds * scale:.3g} {unit}" if seconds * scale < 1000 else f"{seconds * scale:.0f} {unit}"
+    return (
+        f"{seconds * scale:.3g} {unit}"
+        if seconds * scale < 1000
+        else f"{seconds * scale:.0f} {unit}"
+    )

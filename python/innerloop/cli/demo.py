@@ -7,6 +7,7 @@ held against the NumPy reference; scikit-learn's MLPClassifier then trains on th
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import time
 from dataclasses import dataclass, field
@@ -57,8 +58,8 @@ class Data:
 
 def load_data() -> Data:
     """Return the digits, one fifth of each kind kept for the test; the same split every time."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+    from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
 
     pixels, digits = load_digits(return_X_y=True)
     x, test_x, y, test_y = train_test_split(
@@ -72,7 +73,7 @@ class Network:
 
     def __init__(self, sizes: tuple[int, ...], rng: np.random.Generator) -> None:
         self.parameters: list[NDArray[np.float32]] = []  # w, b, w, b, ...
-        for k, n in zip(sizes, sizes[1:], strict=False):  # He initialisation: relu halves variance
+        for k, n in itertools.pairwise(sizes):  # He initialisation: relu halves variance
             w = rng.standard_normal((k, n), dtype=np.float32) * math.sqrt(2.0 / k)
             self.parameters += [w.astype(np.float32), np.zeros(n, np.float32)]
 
@@ -175,8 +176,8 @@ def train_sklearn(data: Data, options: argparse.Namespace) -> Result:
     """Train scikit-learn's MLPClassifier: same shape, batches, epochs, rule and float32 data."""
     import warnings
 
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.neural_network import MLPClassifier
+    from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
+    from sklearn.neural_network import MLPClassifier  # type: ignore[import-untyped]
 
     def classifier(epochs: int) -> MLPClassifier:
         return MLPClassifier(
@@ -209,8 +210,8 @@ def report(differences: list[Difference], results: list[Result]) -> None:
     worst = max(differences, key=lambda d: d.relative)
     verdict = "agree" if worst.relative <= TOLERANCE else "DO NOT AGREE"
     console.print(
-        f"first step: loss and {len(differences) - 1} gradients {verdict} with the NumPy reference; "
-        f"largest difference {max(d.absolute for d in differences):.1e}, "
+        f"first step: loss and {len(differences) - 1} gradients {verdict} with the NumPy "
+        f"reference; largest difference {max(d.absolute for d in differences):.1e}, "
         f"{worst.relative:.1e} of the largest element ({worst.name})"
     )
     ours = results[0]
@@ -240,7 +241,9 @@ def save_plot(path: str, results: list[Result]) -> None:
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
     for r in results:
         axes.semilogy(range(1, len(r.losses) + 1), r.losses, label=f"{r.name}, {r.seconds:.2f} s")
-    axes.set(xlabel="epoch", ylabel="mean training loss", title="Digits, " + "-".join(map(str, SIZES)))
+    axes.set(
+        xlabel="epoch", ylabel="mean training loss", title="Digits, " + "-".join(map(str, SIZES))
+    )
     axes.legend()
     figure.savefig(path, dpi=150)
     pyplot.close(figure)

@@ -30,7 +30,7 @@ def cpus() -> int:
 
 
 def caches() -> list[str]:
-    """Return the first processor's caches, as ``"L2 512K"``; empty where the system does not say."""
+    """Return the first processor's caches, as ``"L2 512K"``; none where the system is silent."""
     found = []
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         try:
@@ -47,6 +47,11 @@ def caches() -> list[str]:
 def memory_bytes() -> int:
     """Return the size of the machine's memory."""
     return int(psutil.virtual_memory().total)
+
+
+def load_average() -> float | None:
+    """Return how many processes wanted to run in the last minute: other work spoils a timing."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def version_of(distribution: str) -> str | None:

@@ -9,6 +9,7 @@ import argparse
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,9 @@ class Outcome:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("--ulp", action="store_true", help="measure the elementary functions' errors")
+    parser.add_argument(
+        "--ulp", action="store_true", help="measure the elementary functions' errors"
+    )
     parser.add_argument(
         "--exhaustive", action="store_true", help="with --ulp: all 2**32 float32 inputs (hours)"
     )
@@ -50,7 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the table. The status is 1 if anything fails."""
     if options.ulp:
-        return ulp.run(exhaustive=options.exhaustive, quick=options.quick, markdown=options.markdown)
+        return ulp.run(
+            exhaustive=options.exhaustive, quick=options.quick, markdown=options.markdown
+        )
     outcomes = compare(SIZES[::2] if options.quick else SIZES)
     failed = 0
     rows = []
@@ -133,13 +138,13 @@ def activation_cases(dtype: np.dtype, sizes: tuple[int, ...]) -> Iterator[Case]:
         x = np.concatenate([random(1, dtype, size) * dtype.type(3), edges])
         dy = random(2, dtype, x.size)
         finite = np.isfinite(x)
-        for a, d in ((x, dy), (x[::-2], dy[::-2])):
-            yield name, lambda a=a: il.activation(a, name), lambda a=a: entry.forward(a)
+        for a in (x, x[::-2]):
+            yield name, partial(il.activation, a, name), partial(entry.forward, a)
         for a, d in ((x[finite], dy[finite]), (x[finite][::2], dy[finite][::2])):
             yield (
                 f"{name} backward",
-                lambda a=a, d=d: il.activation_backward(d, a, name),
-                lambda a=a, d=d: entry.backward(d, a),
+                partial(il.activation_backward, d, a, name),
+                partial(entry.backward, d, a),
             )
 
 
@@ -149,11 +154,11 @@ def softmax_cases(dtype: np.dtype) -> Iterator[Case]:
     for name, axis in itertools.product(("softmax", "log_softmax"), range(3)):
         forward, backward = getattr(reference, name), getattr(reference, f"{name}_backward")
         y = forward(x, axis)
-        yield name, lambda: getattr(il, name)(x, axis), lambda: forward(x, axis)
+        yield name, partial(getattr(il, name), x, axis), partial(forward, x, axis)
         yield (
             f"{name} backward",
-            lambda: getattr(il, f"{name}_backward")(dy, y, axis),
-            lambda: backward(dy, y, axis),
+            partial(getattr(il, f"{name}_backward"), dy, y, axis),
+            partial(backward, dy, y, axis),
         )
 
 
@@ -165,18 +170,17 @@ def linear_cases(dtype: np.dtype) -> Iterator[Case]:
         x, b = random(5, dtype, m, k), random(6, dtype, n)
         w = random(7, dtype, k, n) / dtype.type(k**0.5)
         dy = random(8, dtype, m, n)
-        keep = {"activation": name}
-        saved = reference.linear(x, w, b, return_saved=True, **keep)[1]
+        saved = reference.linear(x, w, b, activation=name, return_saved=True)[1]
         for v in (w, np.ascontiguousarray(w.T).T):
             yield (
                 f"linear, {name}",
-                lambda v=v: il.linear(x, v, b, return_saved=True, **keep),
-                lambda: reference.linear(x, w, b, return_saved=True, **keep),
+                partial(il.linear, x, v, b, activation=name, return_saved=True),
+                partial(reference.linear, x, w, b, activation=name, return_saved=True),
             )
             yield (
                 f"linear backward, {name}",
-                lambda v=v: il.linear_backward(dy, x, v, saved, **keep),
-                lambda: reference.linear_backward(dy, x, w, saved, **keep),
+                partial(il.linear_backward, dy, x, v, saved, activation=name),
+                partial(reference.linear_backward, dy, x, w, saved, activation=name),
             )
 
 
