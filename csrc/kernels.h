@@ -29,10 +29,14 @@ struct Team {
   void* scratch(size_t bytes) { return get_scratch(*this, bytes); }
 };
 
-// A number that a rule takes, such as negative_slope or lr.
+// A number that a rule takes, such as negative_slope or lr, and the range it must lie in.
 struct Parameter {
   const char* name;
   double default_value;
+  double minimum = -__builtin_inf();
+  double maximum = __builtin_inf();
+  bool below_maximum = false;  // the maximum itself is refused
+  bool is_flag = false;        // Python's False or True, 0 or 1
 };
 
 // Elementwise work over up to Operands arrays of one shape, axes merged where memory allows.
@@ -63,11 +67,90 @@ struct Activation {
   ActivationKernels f32, f64;
 };
 
+// An array that an optimizer keeps beside each parameter array.
+struct State {
+  const char* name;
+  const char* needed_by = nullptr;  // the parameter that must not be 0 for the state to be used; null: always used
+};
+
+constexpr int kMaxOperands = 2 + kMaxStates;  // of a step: param, grad and the states
+
+// The numbers of one step, in the types that the rule likes: filled by `prepare`, read by the loops.
+struct StepScalars {
+  alignas(8) unsigned char bytes[128];
+};
+
+// One optimizer in one dtype. The operands are param, grad and the states in their order; bit i of `used` says whether
+// state i is read and written, and where it is not set its operand is never touched.
+struct OptimizerKernels {
+  void (*prepare)(const double* parameters, double step, StepScalars& scalars);
+  void (*flat)(const StepScalars& scalars, unsigned used, char* const* operands, int64_t begin, int64_t end);
+  void (*strided)(const StepScalars& scalars, unsigned used, const Walk<kMaxOperands>& operands, int64_t begin,
+                  int64_t end);
+};
+
+struct Optimizer {
+  const char* name;
+  const Parameter* parameters;
+  int parameter_count;
+  const State* states;
+  int state_count;
+  const char* (*refuse)(const double* parameters);  // why these do not go together, or null; may itself be null
+  OptimizerKernels f32, f64;
+};
+
 // exp, log, erf: what the rules are made of, reachable for tests of their accuracy.
 struct Elementary {
   const char* name;
   void (*f32)(const float* x, float* y, int64_t n);
   void (*f64)(const double* x, double* y, int64_t n);
+};
+
+// Rows along one axis of up to Operands arrays: a step of the walk is a row. Rows that do not lie contiguous are worked
+// on in scratch, `block` rows at a time, so that one kernel serves every layout with the same bits.
+constexpr int kRowsAtOnce = 16;  // largest `block`
+template <int Operands>
+struct Rows {
+  Walk<Operands> walk;  // over the other axes
+  int64_t length;       // elements of a row, at least 1
+  int block;
+  ptrdiff_t pitch;           // bytes from one row in scratch to the next
+  bool gathered[Operands];   // worked on in scratch
+  ptrdiff_t step[Operands];  // bytes between the elements of a gathered row
+};
+
+// A long row is read in blocks of this many elements, each of which may raise the maximum that exp is taken relative
+// to. The scratch of a task begins with one element a block, then come the gathered rows, operand by operand.
+constexpr int64_t kRowBlock = 2048;
+
+// Softmax or log_softmax in one dtype. Ranges are of the rows.
+struct SoftmaxKernels {
+  void (*forward)(const Rows<2>& x_y, void* scratch, int64_t begin, int64_t end);
+  void (*backward)(const Rows<3>& dy_y_dx, void* scratch, int64_t begin, int64_t end);
+};
+
+struct SoftmaxFunction {
+  const char* name;
+  SoftmaxKernels f32, f64;
+};
+
+// Softmax cross-entropy over rows of logits; see rules/losses.h. T is the dtype of all but the labels.
+struct CrossEntropyWork {
+  Rows<5> rows;  // logits; target probabilities; labels, one int64 a row, -1: ignored; losses, one T a row; dlogits
+  bool probabilities;  // else labels
+  bool gradient;       // whether dlogits are wanted
+  const void* weight;  // one T a class, contiguous; or null
+  double weight_sum;   // the number of classes without weights
+  double label_smoothing;
+  double scale;  // multiplies the gradient
+};
+
+struct LossKernels {
+  void (*softmax_cross_entropy)(const CrossEntropyWork& work, void* scratch, int64_t begin, int64_t end);
+};
+
+struct Losses {
+  LossKernels f32, f64;
 };
 
 template <class T>
@@ -96,6 +179,9 @@ struct Kernels {
   bool has_fma;
   const Span<Elementary>* elementary;
   const Span<Activation>* activations;
+  const Span<SoftmaxFunction>* softmaxes;
+  const Losses* losses;
+  const Span<Optimizer>* optimizers;
   const Probes* probes;
 };
 

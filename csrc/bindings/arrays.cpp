@@ -14,9 +14,7 @@ namespace {
 constexpr size_t kCached = 1 << 16;  // outputs of at least this many bytes come from the buffer cache
 
 // innerloop._arrays: what conversion needs of Python.
-py::object helper(const char* name) {
-  return py::module_::import("innerloop._arrays").attr(name);
-}
+py::object helper(const char* name) { return py::module_::import("innerloop._arrays").attr(name); }
 
 Dtype dtype_of(const py::array& array, const char* name) {
   const py::dtype d = array.dtype();
@@ -52,32 +50,37 @@ Dtype dtype_of(const py::array& array, const char* name) {
                   std::string(py::str(static_cast<const py::object&>(d))));
 }
 
-Array view_of(py::array array, py::object caller, const char* name) {
+Array view_of(const py::array& array, py::object caller, const char* name) {
   Array a{array, std::move(caller), {}};
-  TensorView& v = a.view;
+  read_view(array, name, a.view);
+  return a;
+}
+
+py::dtype numpy_dtype(Dtype d) { return d == Dtype::f64 ? py::dtype::of<double>() : py::dtype::of<float>(); }
+
+bool is_ndarray(py::handle value) { return Py_TYPE(value.ptr()) == py::detail::npy_api::get().PyArray_Type_; }
+
+std::atomic<bool> use_reference{false};
+
+}  // namespace
+
+py::object as_ndarray(py::handle value, const char* name) {
+  py::object object = py::reinterpret_borrow<py::object>(value);
+  return is_ndarray(value) ? object : helper("to_numpy")(object, name);
+}
+
+void read_view(py::handle ndarray, const char* name, TensorView& v) {
+  const py::array array = py::reinterpret_borrow<py::array>(ndarray);
   v.name = name;
   v.dtype = dtype_of(array, name);
   v.data = static_cast<char*>(const_cast<void*>(array.data()));
   v.writeable = array.writeable();
   v.ndim = (int)array.ndim();
   for (int d = 0; d < v.ndim; d++) {
-    v.shape[d] = array.shape(d);
-    v.strides[d] = array.strides(d);
+    v.shape[d] = array.shape()[d];
+    v.strides[d] = array.strides()[d];
   }
-  return a;
 }
-
-py::dtype numpy_dtype(Dtype d) {
-  return d == Dtype::f64 ? py::dtype::of<double>() : py::dtype::of<float>();
-}
-
-bool is_ndarray(py::handle value) {
-  return Py_TYPE(value.ptr()) == py::detail::npy_api::get().PyArray_Type_;
-}
-
-std::atomic<bool> use_reference{false};
-
-}  // namespace
 
 Array Arguments::in(py::handle value, const char* name) {
   py::object caller = py::reinterpret_borrow<py::object>(value);
@@ -156,6 +159,7 @@ ParameterValues parameter_values(const char* owner, const Parameter* parameters,
       PyErr_Clear();
       throw TypeError(std::string(parameters[i].name) + " must be a number, got " + std::string(py::repr(number)));
     }
+    check_range(parameters[i], values.value[i]);
   }
   if (used == given.size()) return values;
   std::string have;
@@ -164,17 +168,13 @@ ParameterValues parameter_values(const char* owner, const Parameter* parameters,
                   std::string(py::str(py::list(given.attr("keys")()))));
 }
 
-bool reference_in_use() {
-  return use_reference.load(std::memory_order_relaxed);
-}
+bool reference_in_use() { return use_reference.load(std::memory_order_relaxed); }
 
 py::object reference(const char* noun) {
   return py::module_::import((std::string("innerloop.reference.") + noun).c_str());
 }
 
-void copy_into(const Array& out, py::handle values) {
-  py::module_::import("numpy").attr("copyto")(out.owner, values);
-}
+void copy_into(const Array& out, py::handle values) { py::module_::import("numpy").attr("copyto")(out.owner, values); }
 
 void bind_backend(py::module_& m) {
   m.def("isa", [] { return kernels().isa; });

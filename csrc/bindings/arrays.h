@@ -20,6 +20,11 @@ struct Array {
   TensorView view;
 };
 
+// A numpy.ndarray over the memory of any library's array, itself if it is one; TypeError if it is no array.
+py::object as_ndarray(py::handle value, const char* name);
+// The view of a numpy.ndarray. `name` outlives the view.
+void read_view(py::handle ndarray, const char* name, TensorView& view);
+
 class Arguments {
  public:
   // An input; TypeError if it is no array. `name` outlives the call.

@@ -35,9 +35,7 @@ void translate(std::exception_ptr thrown) {
 }  // namespace innerloop
 
 // For threadpoolctl, which finds a library by its C symbols.
-extern "C" __attribute__((visibility("default"))) int innerloop_get_num_threads() {
-  return innerloop::pool::threads();
-}
+extern "C" __attribute__((visibility("default"))) int innerloop_get_num_threads() { return innerloop::pool::threads(); }
 extern "C" __attribute__((visibility("default"))) void innerloop_set_num_threads(int n) {
   if (n >= 1) innerloop::pool::set_threads(n);
 }
@@ -54,5 +52,8 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   m.def("get_num_threads", &pool::threads);
   bind_backend(m);
   bind_activations(m);
+  bind_optimizers(m);
+  bind_softmax(m);
+  bind_losses(m);
   bind_probe(m);
 }

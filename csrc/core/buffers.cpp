@@ -33,9 +33,7 @@ Cache& cache() {
   return *c;
 }
 
-size_t& capacity_of(void* base) {
-  return *static_cast<size_t*>(base);
-}
+size_t& capacity_of(void* base) { return *static_cast<size_t*>(base); }
 
 // Powers of two in eight steps: a request reuses any buffer that is at most an eighth larger than it needs.
 size_t round_up(size_t bytes) {
@@ -102,9 +100,7 @@ void set_limit(size_t bytes) {
   trim(c, bytes);
 }
 
-size_t limit() {
-  return cache().limit;
-}
+size_t limit() { return cache().limit; }
 
 size_t held() {
   Cache& c = cache();

@@ -1,12 +1,13 @@
 #include "core/checks.h"
 
+#include <math.h>
+#include <stdio.h>
+
 #include <algorithm>
 
 namespace innerloop {
 
-static std::string got(const TensorView& t) {
-  return ", got " + describe(t);
-}
+static std::string got(const TensorView& t) { return ", got " + describe(t); }
 
 void check_floating(const TensorView& t) {
   if (!is_floating(t.dtype)) throw TypeError(std::string(t.name) + " must be float32 or float64" + got(t));
@@ -75,7 +76,24 @@ int check_axis(int64_t axis, const TensorView& t) {
   return (int)(axis < 0 ? axis + t.ndim : axis);
 }
 
-static void extent(const TensorView& t, const char*& low, const char*& high) {
+std::string number_text(double value) {
+  char text[32];
+  snprintf(text, sizeof text, "%.9g", value);
+  return text;
+}
+
+void check_range(const Parameter& p, double value) {
+  const bool bounded = p.minimum > -HUGE_VAL || p.maximum < HUGE_VAL;
+  const bool inside = value >= p.minimum && (p.below_maximum ? value < p.maximum : value <= p.maximum);
+  if (!bounded || (inside && (!p.is_flag || value == 0 || value == 1))) return;
+  throw ValueError(std::string(p.name) + " must " +
+                   (p.is_flag ? "be False or True"
+                              : "lie in [" + number_text(p.minimum) + ", " + number_text(p.maximum) +
+                                    (p.below_maximum ? ")" : "]")) +
+                   ", got " + number_text(value));
+}
+
+void memory_extent(const TensorView& t, const char*& low, const char*& high) {
   low = high = t.data;
   for (int d = 0; d < t.ndim; d++) {
     const ptrdiff_t reach = t.strides[d] * (ptrdiff_t)(t.shape[d] - 1);
@@ -87,8 +105,8 @@ static void extent(const TensorView& t, const char*& low, const char*& high) {
 bool extents_overlap(const TensorView& a, const TensorView& b) {
   if (a.size() == 0 || b.size() == 0) return false;
   const char *a_low, *a_high, *b_low, *b_high;
-  extent(a, a_low, a_high);
-  extent(b, b_low, b_high);
+  memory_extent(a, a_low, a_high);
+  memory_extent(b, b_low, b_high);
   return a_low < b_high && b_low < a_high;
 }
 

@@ -16,6 +16,12 @@ void check_ndim(const TensorView& t, int least, const char* meaning);  // at lea
 void check_output(const TensorView& out);                              // writeable, no element stored twice
 int check_axis(int64_t axis, const TensorView& t);                     // -> 0 .. ndim - 1
 
+void check_range(const Parameter& parameter, double value);  // a number within its rule's bounds
+
+std::string number_text(double value);  // for messages
+
+// The bytes that a view of at least one element reaches over: [low, high).
+void memory_extent(const TensorView& t, const char*& low, const char*& high);
 // Whether two views may share a byte: exact where they do not, conservative where their extents interleave.
 bool extents_overlap(const TensorView& a, const TensorView& b);
 bool same_view(const TensorView& a, const TensorView& b);  // the same elements in the same places

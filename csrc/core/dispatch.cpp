@@ -32,13 +32,9 @@ namespace {
   return has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
-[[maybe_unused]] bool has_v4_bf16() {
-  return has_v4() && __builtin_cpu_supports("avx512bf16");
-}
+[[maybe_unused]] bool has_v4_bf16() { return has_v4() && __builtin_cpu_supports("avx512bf16"); }
 #else
-[[maybe_unused]] bool has_neon() {
-  return true;
-}
+[[maybe_unused]] bool has_neon() { return true; }
 #endif
 
 struct Row {
@@ -90,18 +86,20 @@ std::vector<std::string> isas() {
   return names;
 }
 
-void use_isa(const std::string& name) {
-  active.store(find(name), std::memory_order_release);
+void use_isa(const std::string& name) { active.store(find(name), std::memory_order_release); }
+
+template <class Entry>
+static const Entry& find_in(const Span<Entry>& list, const char* what, const char* name) {
+  std::string have;
+  for (const Entry& entry : list) {
+    if (strcmp(entry.name, name) == 0) return entry;
+    have += (have.empty() ? "" : ", ") + std::string(entry.name);
+  }
+  throw ValueError(std::string(what) + " must be one of " + have + ", got '" + name + "'");
 }
 
-const Activation& find_activation(const char* name) {
-  std::string have;
-  for (const Activation& a : *kernels().activations) {
-    if (strcmp(a.name, name) == 0) return a;
-    have += (have.empty() ? "" : ", ") + std::string(a.name);
-  }
-  throw ValueError("activation must be one of " + have + ", got '" + name + "'");
-}
+const Activation& find_activation(const char* name) { return find_in(*kernels().activations, "activation", name); }
+const Optimizer& find_optimizer(const char* name) { return find_in(*kernels().optimizers, "optimizer", name); }
 
 int64_t stream_bytes() {
   static const int64_t bytes = [] {

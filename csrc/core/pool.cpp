@@ -180,9 +180,7 @@ int threads() {
   return n;
 }
 
-void set_threads(int n) {
-  the_threads.store(n < kMaxThreads ? n : kMaxThreads, std::memory_order_relaxed);
-}
+void set_threads(int n) { the_threads.store(n < kMaxThreads ? n : kMaxThreads, std::memory_order_relaxed); }
 
 void run(int tasks, void (*task)(void*, int), void* argument) {
   const int n = threads();

@@ -8,12 +8,8 @@ static constexpr struct {
 } kDtypes[] = {{"float32", 4}, {"float64", 8}, {"int8", 1},  {"uint8", 1},  {"int16", 2}, {"uint16", 2},
                {"int32", 4},   {"uint32", 4},  {"int64", 8}, {"uint64", 8}, {"bool", 1}};
 
-const char* dtype_name(Dtype d) {
-  return kDtypes[(int)d].name;
-}
-size_t dtype_size(Dtype d) {
-  return kDtypes[(int)d].size;
-}
+const char* dtype_name(Dtype d) { return kDtypes[(int)d].name; }
+size_t dtype_size(Dtype d) { return kDtypes[(int)d].size; }
 
 std::string shape_text(const int64_t* shape, int ndim) {
   std::string text = "(";

@@ -15,12 +15,8 @@ enum class Dtype : uint8_t { f32, f64, i8, u8, i16, u16, i32, u32, i64, u64, boo
 
 const char* dtype_name(Dtype);  // NumPy's name
 size_t dtype_size(Dtype);       // bytes
-inline bool is_floating(Dtype d) {
-  return d == Dtype::f32 || d == Dtype::f64;
-}
-inline bool is_integer(Dtype d) {
-  return d >= Dtype::i8 && d <= Dtype::u64;
-}
+inline bool is_floating(Dtype d) { return d == Dtype::f32 || d == Dtype::f64; }
+inline bool is_integer(Dtype d) { return d >= Dtype::i8 && d <= Dtype::u64; }
 
 using Shape = std::vector<int64_t>;
 
@@ -42,9 +38,7 @@ struct TensorView {
 };
 
 std::string shape_text(const int64_t* shape, int ndim);  // (2, 3)
-inline std::string shape_text(const Shape& s) {
-  return shape_text(s.data(), (int)s.size());
-}
+inline std::string shape_text(const Shape& s) { return shape_text(s.data(), (int)s.size()); }
 std::string describe(const TensorView&);  // float32 array of shape (2, 3)
 
 }  // namespace innerloop

@@ -7,6 +7,9 @@ namespace innerloop::INNERLOOP_ISA {
 
 extern const Span<Elementary> elementary;
 extern const Span<Activation> activations;
+extern const Span<Optimizer> optimizers;
+extern const Span<SoftmaxFunction> softmaxes;
+extern const Losses losses;
 extern const Probes probes;
 
 }  // namespace innerloop::INNERLOOP_ISA

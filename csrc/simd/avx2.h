@@ -16,19 +16,13 @@ HD Vec<float, 8> fma(Vec<float, 8> a, Vec<float, 8> b, Vec<float, 8> c) {
 HD Vec<double, 4> fma(Vec<double, 4> a, Vec<double, 4> b, Vec<double, 4> c) {
   return (Vec<double, 4>::raw)_mm256_fmadd_pd((__m256d)a.v, (__m256d)b.v, (__m256d)c.v);
 }
-HD Vec<float, 8> sqrt(Vec<float, 8> a) {
-  return (Vec<float, 8>::raw)_mm256_sqrt_ps((__m256)a.v);
-}
-HD Vec<double, 4> sqrt(Vec<double, 4> a) {
-  return (Vec<double, 4>::raw)_mm256_sqrt_pd((__m256d)a.v);
-}
+HD Vec<float, 8> sqrt(Vec<float, 8> a) { return (Vec<float, 8>::raw)_mm256_sqrt_ps((__m256)a.v); }
+HD Vec<double, 4> sqrt(Vec<double, 4> a) { return (Vec<double, 4>::raw)_mm256_sqrt_pd((__m256d)a.v); }
 
 HD __m256i first_lanes_of_8(int n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
-HD __m256i first_lanes_of_4(int n) {
-  return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
-}
+HD __m256i first_lanes_of_4(int n) { return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3)); }
 template <>
 HD Vec<float, 8> load_partial<Vec<float, 8>>(const void* p, int n) {
   return (Vec<float, 8>::raw)_mm256_maskload_ps((const float*)p, first_lanes_of_8(n));
@@ -47,17 +41,9 @@ HD void store_partial<Vec<double, 4>>(Vec<double, 4> a, void* p, int n) {
 }
 
 // Stores that bypass the caches; p is aligned to kVectorBytes. stream_end() orders them before what follows.
-HD void stream(Vec<float, 8> a, void* p) {
-  _mm256_stream_ps((float*)p, (__m256)a.v);
-}
-HD void stream(Vec<double, 4> a, void* p) {
-  _mm256_stream_pd((double*)p, (__m256d)a.v);
-}
-HD void stream_end() {
-  _mm_sfence();
-}
-HD void prefetch(const void* p) {
-  _mm_prefetch((const char*)p, _MM_HINT_T0);
-}
+HD void stream(Vec<float, 8> a, void* p) { _mm256_stream_ps((float*)p, (__m256)a.v); }
+HD void stream(Vec<double, 4> a, void* p) { _mm256_stream_pd((double*)p, (__m256d)a.v); }
+HD void stream_end() { _mm_sfence(); }
+HD void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 
 }  // namespace innerloop::INNERLOOP_ISA

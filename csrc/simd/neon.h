@@ -16,12 +16,8 @@ HD Vec<float, 4> fma(Vec<float, 4> a, Vec<float, 4> b, Vec<float, 4> c) {
 HD Vec<double, 2> fma(Vec<double, 2> a, Vec<double, 2> b, Vec<double, 2> c) {
   return (Vec<double, 2>::raw)vfmaq_f64((float64x2_t)c.v, (float64x2_t)a.v, (float64x2_t)b.v);
 }
-HD Vec<float, 4> sqrt(Vec<float, 4> a) {
-  return (Vec<float, 4>::raw)vsqrtq_f32((float32x4_t)a.v);
-}
-HD Vec<double, 2> sqrt(Vec<double, 2> a) {
-  return (Vec<double, 2>::raw)vsqrtq_f64((float64x2_t)a.v);
-}
+HD Vec<float, 4> sqrt(Vec<float, 4> a) { return (Vec<float, 4>::raw)vsqrtq_f32((float32x4_t)a.v); }
+HD Vec<double, 2> sqrt(Vec<double, 2> a) { return (Vec<double, 2>::raw)vsqrtq_f64((float64x2_t)a.v); }
 
 // NEON has no store that bypasses the caches from C: a plain one.
 template <class V>
@@ -29,8 +25,6 @@ HD void stream(V a, void* p) {
   a.store(p);
 }
 HD void stream_end() {}
-HD void prefetch(const void* p) {
-  __builtin_prefetch(p);
-}
+HD void prefetch(const void* p) { __builtin_prefetch(p); }
 
 }  // namespace innerloop::INNERLOOP_ISA

@@ -59,17 +59,9 @@ HD Vec<T, 1> select(Mask<T, 1> mask, Vec<T, 1> a, Vec<T, 1> b) {
   return mask.m ? a : b;
 }
 
-HD Vec<float, 1> fma(Vec<float, 1> a, Vec<float, 1> b, Vec<float, 1> c) {
-  return fmaf(a.v, b.v, c.v);
-}
-HD Vec<double, 1> fma(Vec<double, 1> a, Vec<double, 1> b, Vec<double, 1> c) {
-  return ::fma(a.v, b.v, c.v);
-}
-HD Vec<float, 1> sqrt(Vec<float, 1> a) {
-  return sqrtf(a.v);
-}
-HD Vec<double, 1> sqrt(Vec<double, 1> a) {
-  return ::sqrt(a.v);
-}
+HD Vec<float, 1> fma(Vec<float, 1> a, Vec<float, 1> b, Vec<float, 1> c) { return fmaf(a.v, b.v, c.v); }
+HD Vec<double, 1> fma(Vec<double, 1> a, Vec<double, 1> b, Vec<double, 1> c) { return ::fma(a.v, b.v, c.v); }
+HD Vec<float, 1> sqrt(Vec<float, 1> a) { return sqrtf(a.v); }
+HD Vec<double, 1> sqrt(Vec<double, 1> a) { return ::sqrt(a.v); }
 
 }  // namespace innerloop::INNERLOOP_ISA

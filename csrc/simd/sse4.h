@@ -11,31 +11,15 @@ namespace innerloop::INNERLOOP_ISA {
 constexpr int kVectorBytes = 16;
 constexpr bool kHasFma = false;
 
-HD Vec<float, 4> fma(Vec<float, 4> a, Vec<float, 4> b, Vec<float, 4> c) {
-  return a * b + c;
-}
-HD Vec<double, 2> fma(Vec<double, 2> a, Vec<double, 2> b, Vec<double, 2> c) {
-  return a * b + c;
-}
-HD Vec<float, 4> sqrt(Vec<float, 4> a) {
-  return (Vec<float, 4>::raw)_mm_sqrt_ps((__m128)a.v);
-}
-HD Vec<double, 2> sqrt(Vec<double, 2> a) {
-  return (Vec<double, 2>::raw)_mm_sqrt_pd((__m128d)a.v);
-}
+HD Vec<float, 4> fma(Vec<float, 4> a, Vec<float, 4> b, Vec<float, 4> c) { return a * b + c; }
+HD Vec<double, 2> fma(Vec<double, 2> a, Vec<double, 2> b, Vec<double, 2> c) { return a * b + c; }
+HD Vec<float, 4> sqrt(Vec<float, 4> a) { return (Vec<float, 4>::raw)_mm_sqrt_ps((__m128)a.v); }
+HD Vec<double, 2> sqrt(Vec<double, 2> a) { return (Vec<double, 2>::raw)_mm_sqrt_pd((__m128d)a.v); }
 
 // Stores that bypass the caches; p is aligned to kVectorBytes. stream_end() orders them before what follows.
-HD void stream(Vec<float, 4> a, void* p) {
-  _mm_stream_ps((float*)p, (__m128)a.v);
-}
-HD void stream(Vec<double, 2> a, void* p) {
-  _mm_stream_pd((double*)p, (__m128d)a.v);
-}
-HD void stream_end() {
-  _mm_sfence();
-}
-HD void prefetch(const void* p) {
-  _mm_prefetch((const char*)p, _MM_HINT_T0);
-}
+HD void stream(Vec<float, 4> a, void* p) { _mm_stream_ps((float*)p, (__m128)a.v); }
+HD void stream(Vec<double, 2> a, void* p) { _mm_stream_pd((double*)p, (__m128d)a.v); }
+HD void stream_end() { _mm_sfence(); }
+HD void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 
 }  // namespace innerloop::INNERLOOP_ISA

@@ -6,11 +6,26 @@ Arrays may be of any library that shares memory through DLPack, the buffer proto
 
 from . import _core as _core  # first: it refuses, with an ImportError, a CPU that it cannot run on
 from . import activations as activations
+from . import losses as losses
+from . import optimizers as optimizers
 from . import reference as reference
+from . import runtime as runtime
+from . import softmax as _softmax
 from .activations import *  # noqa: F403
+from .losses import *  # noqa: F403
+from .optimizers import *  # noqa: F403
 from .runtime import *  # noqa: F403
+from .softmax import *  # noqa: F403
 
 __version__ = "0.1.0"
+
+__all__ = [
+    *activations.__all__,
+    *losses.__all__,
+    *optimizers.__all__,
+    *runtime.__all__,
+    *_softmax.__all__,
+]
 
 try:
     from . import _threadpoolctl as _threadpoolctl

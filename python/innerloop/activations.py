@@ -115,7 +115,7 @@ def activation_backward(
 
 NAMES: tuple[str, ...] = tuple(name for name, _, _ in _core.activations())
 
-__all__ = ["NAMES", "activation", "activation_backward"]
+__all__ = ["activation", "activation_backward"]
 
 for _name in NAMES:
     _forward = _public(_core.activation_forward, _name, ["x"], ["out"])

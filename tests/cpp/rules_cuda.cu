@@ -28,8 +28,6 @@ void launch_all(List<Rules...>, float* f, double* d, int n) {
   (launch<Rules>(d, d, d, d, n), ...);
 }
 
-void compile_activations(float* f, double* d, int n) {
-  launch_all(Activations{}, f, d, n);
-}
+void compile_activations(float* f, double* d, int n) { launch_all(Activations{}, f, d, n); }
 
 }  // namespace innerloop::cuda

@@ -212,14 +212,14 @@ def rmsprop(
 
         square_avg = alpha * square_avg + (1 - alpha) * g**2
         v = square_avg
-        with centered:  grad_avg = alpha * grad_avg + (1 - alpha) * g,  v = v - grad_avg**2
+        with centered:  grad_avg = alpha * grad_avg + (1 - alpha) * g,  v = max(v - grad_avg**2, 0)
         d = g / (sqrt(v) + eps)
         with momentum:  momentum_buffer = momentum * momentum_buffer + d,  d = momentum_buffer
         param = param - lr * d
 
     Source: G. Hinton, "Neural networks for machine learning", lecture 6e, 2012. Centered: A.
     Graves, "Generating sequences with recurrent neural networks", arXiv:1308.0850. In the form of
-    `torch.optim.RMSprop`.
+    `torch.optim.RMSprop`, which does not keep v from falling below 0.
 
     Parameters
     ----------
@@ -244,7 +244,7 @@ def rmsprop(
     if centered:
         assert grad_avg is not None
         grad_avg = alpha * grad_avg + (1.0 - alpha) * g
-        v = v - grad_avg * grad_avg
+        v = np.maximum(v - grad_avg * grad_avg, 0.0)  # a variance, whatever rounding makes of it
     d = g / (np.sqrt(v) + eps)
     if momentum:
         assert momentum_buffer is not None

@@ -1,0 +1,89 @@
+// Plans a walk over the rows along one axis: which arrays' rows are worked on in place, which in scratch.
+#pragma once
+
+#include "core/call.h"
+#include "core/walk.h"
+
+namespace innerloop {
+
+// The view without one axis: where each row starts. A view of no axes is one row of one element.
+inline TensorView without_axis(const TensorView& t, int axis) {
+  TensorView rows = t;
+  if (rows.ndim == 0) return rows;
+  rows.ndim--;
+  for (int d = axis; d < rows.ndim; d++) {
+    rows.shape[d] = t.shape[d + 1];
+    rows.strides[d] = t.strides[d + 1];
+  }
+  return rows;
+}
+
+// Contiguous memory as a view of this shape.
+inline TensorView contiguous_view(void* data, Dtype dtype, const TensorView& shape) {
+  TensorView t = shape;
+  t.data = static_cast<char*>(data);
+  t.dtype = dtype;
+  ptrdiff_t stride = (ptrdiff_t)dtype_size(dtype);
+  for (int d = t.ndim - 1; d >= 0; d--) {
+    t.strides[d] = stride;
+    stride *= (ptrdiff_t)t.shape[d];
+  }
+  return t;
+}
+
+// An operand of a walk over rows: all that is wanted of its row, or one element for it.
+struct RowOperand {
+  const TensorView* view;
+  bool whole;  // has the axis; else the view is of the rows' shape
+};
+
+// The arrays hold at least one element. The last operand is the output.
+template <int Operands>
+Rows<Operands> plan_rows(const RowOperand (&operands)[Operands], int axis, int64_t length) {
+  constexpr size_t cache = 256 << 10;  // what the rows at once should fit: a second-level cache, or half of one
+  TensorView starts[Operands];
+  const TensorView* views[Operands];
+  for (int op = 0; op < Operands; op++) {
+    starts[op] = operands[op].whole ? without_axis(*operands[op].view, axis) : *operands[op].view;
+    views[op] = &starts[op];
+  }
+  Rows<Operands> rows;
+  rows.walk = plan_walk<Operands>(views, 0);
+  rows.length = length;
+  const ptrdiff_t item = (ptrdiff_t)dtype_size(operands[Operands - 1].view->dtype);
+  // A line more than the row needs, and an odd number of them: rows of a power of two would share a cache set.
+  rows.pitch = ((length * item + 63) / 64 | 1) * 64;
+  int gathered = 0;
+  for (int op = 0; op < Operands; op++) {
+    const TensorView& t = *operands[op].view;
+    rows.step[op] = operands[op].whole && t.ndim > 0 ? t.strides[axis] : item;
+    rows.gathered[op] = length > 1 && rows.step[op] != item;
+    gathered += rows.gathered[op];
+  }
+  rows.block = kRowsAtOnce;
+  while (gathered && rows.block > 4 && rows.block * rows.pitch * gathered > (ptrdiff_t)cache) rows.block /= 2;
+  return rows;
+}
+
+// Runs loop(scratch, begin, end) over all rows, on as many threads as the work is worth. Scratch is taken before.
+template <int Operands, class Loop>
+void run_rows(Call& call, const Rows<Operands>& rows, const Loop& loop) {
+  constexpr int64_t grain = 16384;  // elements that one thread does in about 10 us: fewer are not worth another
+  int64_t count = 1;
+  for (int d = 0; d < rows.walk.ndim; d++) count *= rows.walk.shape[d];
+  int64_t tasks = count < call.threads ? count : call.threads;
+  const int64_t worth = count / (1 + grain / rows.length);
+  if (tasks > worth) tasks = worth > 0 ? worth : 1;
+  int64_t step = (count + tasks - 1) / tasks;
+  if (step > 4 * kRowsAtOnce) step = (step + kRowsAtOnce - 1) / kRowsAtOnce * kRowsAtOnce;
+
+  size_t bytes = ((size_t)((rows.length + kRowBlock - 1) / kRowBlock) * sizeof(double) + 63) & ~size_t(63);
+  for (int op = 0; op < Operands; op++) bytes += rows.gathered[op] ? (size_t)(rows.block * rows.pitch) : 0;
+  char* scratch = static_cast<char*>(call.scratch(bytes * (size_t)tasks));
+  call.run((int)tasks, [&](int i) {
+    const int64_t begin = i * step, end = begin + step < count ? begin + step : count;
+    if (begin < end) loop(scratch + bytes * (size_t)i, begin, end);
+  });
+}
+
+}  // namespace innerloop

@@ -1,0 +1,41 @@
+#include "core/softmax.h"
+
+#include <string.h>
+
+#include "core/dispatch.h"
+#include "core/errors.h"
+#include "core/rows.h"
+
+namespace innerloop {
+
+static const SoftmaxKernels& typed(const SoftmaxFunction& function, Dtype dtype) {
+  return dtype == Dtype::f64 ? function.f64 : function.f32;
+}
+
+static int64_t row_length(const TensorView& t, int axis) { return t.ndim > 0 ? t.shape[axis] : 1; }
+
+const SoftmaxFunction& find_softmax(const char* name) {
+  for (const SoftmaxFunction& f : *kernels().softmaxes) {
+    if (strcmp(f.name, name) == 0) return f;
+  }
+  throw ValueError(std::string("there is no softmax called '") + name + "'");
+}
+
+void softmax_forward(const SoftmaxFunction& function, const TensorView& x, int axis, const TensorView& y) {
+  if (y.size() == 0) return;
+  const auto rows = plan_rows<2>({{&x, true}, {&y, true}}, axis, row_length(y, axis));
+  const auto loop = typed(function, y.dtype).forward;
+  Call call;
+  run_rows(call, rows, [&](void* scratch, int64_t begin, int64_t end) { loop(rows, scratch, begin, end); });
+}
+
+void softmax_backward(const SoftmaxFunction& function, const TensorView& dy, const TensorView& y, int axis,
+                      const TensorView& dx) {
+  if (dx.size() == 0) return;
+  const auto rows = plan_rows<3>({{&dy, true}, {&y, true}, {&dx, true}}, axis, row_length(dx, axis));
+  const auto loop = typed(function, dx.dtype).backward;
+  Call call;
+  run_rows(call, rows, [&](void* scratch, int64_t begin, int64_t end) { loop(rows, scratch, begin, end); });
+}
+
+}  // namespace innerloop

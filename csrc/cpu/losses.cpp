@@ -1,0 +1,207 @@
+// Softmax cross-entropy, value and gradient in one pass over memory: the loops around rules/losses.h.
+#include "rules/losses.h"
+
+#include "cpu/exponentials.h"
+#include "cpu/tables.h"
+
+namespace innerloop::INNERLOOP_ISA {
+namespace {
+
+enum class Target { label, smoothed_label, probabilities };
+
+// The shares q of a row that its elements are visited for; a label without smoothing needs none.
+template <class T, Target target, bool weighted>
+struct Shares {
+  using L = Lanes<Native<T>>;
+  CrossEntropy rule;
+  const char* weight;
+  const char* probability;  // of the row
+
+  HD L at(int64_t i, int n) const {
+    L q(0);
+    if constexpr (target != Target::label) {
+      const L w = weighted ? Row<T>::load(weight, i, n) : L(1);
+      q = target == Target::probabilities ? rule.share(w, Row<T>::load(probability, i, n)) : rule.smooth_share(w);
+    }
+    return n == L::count ? q : q.first(n, 0);
+  }
+};
+
+// sum(q) and sum(q (z - base)) over a row, base being the first block's largest element.
+template <class T, Target target, bool weighted>
+struct ShareSums {
+  using L = Lanes<Native<T>>;
+  const Shares<T, target, weighted>& shares;
+  T base = 0;
+  bool first = true;
+  RowTotal<L> q, qz;
+
+  HD explicit ShareSums(const Shares<T, target, weighted>& s) : shares(s) {}
+  HD void begin_block(T top) {
+    if (!first) return;
+    first = false;
+    base = top > -(T)INFINITY && top < (T)INFINITY ? top : T(0);
+  }
+  HD void operator()(int64_t i, int n, L z) {
+    if constexpr (target == Target::label) return;
+    const L share = shares.at(i, n);
+    const L above = z - L(base);
+    qz.block = fma(share, n == L::count ? above : above.first(n, 0), qz.block);
+    if constexpr (target == Target::probabilities) q.block = q.block + share;
+  }
+  HD void end_block() {
+    if constexpr (target == Target::label) return;
+    qz.end_block();
+    q.end_block();
+  }
+};
+
+// What the losses of a block of rows are made of, so that their logarithms are taken together. As it starts, losses of
+// 0.
+template <class T>
+struct LossParts {
+  T total[kRowsAtOnce], own[kRowsAtOnce], below_top[kRowsAtOnce];
+  T sum_q[kRowsAtOnce], sum_qz[kRowsAtOnce], top_above_base[kRowsAtOnce];
+  HD LossParts() {
+    for (int r = 0; r < kRowsAtOnce; r++) {
+      total[r] = 1;
+      own[r] = below_top[r] = sum_q[r] = sum_qz[r] = top_above_base[r] = 0;
+    }
+  }
+};
+
+template <class T, Target target, bool weighted, bool gradient>
+struct Loop {
+  using L = Lanes<Native<T>>;
+  using At = Row<T>;
+  static_assert(L::count == kRowsAtOnce);
+
+  const CrossEntropyWork& work;
+  const CrossEntropy rule;
+  const T scale = T(work.scale), smooth_sum = T(rule.even * work.weight_sum);
+  const int64_t length = work.rows.length;
+
+  static HD T element(const void* p, int64_t i) {
+    T x;
+    memcpy(&x, (const char*)p + i * sizeof(T), sizeof x);
+    return x;
+  }
+
+  // scale * dz of 16 elements; `scaled` is scale * sum(q) / total.
+  HD L gradient_of(L e, T scaled, L q) const {
+    if constexpr (target == Target::label) return rule.gradient(e, L(scaled));
+    return rule.gradient(e, L(scaled), L(scale) * q);
+  }
+
+  // Row r of the block. z may be dz.
+  HD void row(const char* z, const char* t, const char* label_at, char* dz, T* tops, LossParts<T>& parts, int r) const {
+    int64_t label = 0;
+    if constexpr (target != Target::probabilities) {
+      memcpy(&label, label_at, sizeof label);
+      if (label < 0) {
+        if constexpr (gradient) memset(dz, 0, (size_t)length * sizeof(T));
+        return;
+      }
+      parts.own[r] = T(rule.hit) * (work.weight ? element(work.weight, label) : T(1));
+      parts.below_top[r] = element(z, label);
+    }
+    const Shares<T, target, weighted> shares = {rule, (const char*)work.weight, t};
+    ShareSums<T, target, weighted> sums(shares);
+    RowSum<T> found;
+    L e;
+    if (length <= L::count) {  // stays in registers
+      const int n = (int)length;
+      const L logits = At::load(z, 0, n, -(T)INFINITY);
+      found.top = largest(logits);
+      e = exp(logits - L(found.top));
+      found.total = sum(e);
+      sums.begin_block(found.top);
+      sums(0, n, logits);
+      sums.end_block();
+    } else {
+      found = exponentials<gradient>(z, dz, length, tops, sums);
+    }
+    parts.total[r] = found.total;
+    parts.below_top[r] -= found.top;
+    T sum_q = parts.own[r];
+    if constexpr (target != Target::label) {
+      parts.sum_q[r] = target == Target::smoothed_label ? smooth_sum : sum(sums.q.total);
+      parts.sum_qz[r] = sum(sums.qz.total);
+      parts.top_above_base[r] = found.top - sums.base;
+      sum_q = sum_q + parts.sum_q[r];
+    }
+    if constexpr (!gradient) return;
+    const T scaled = scale * sum_q / found.total, scaled_own = scale * parts.own[r];
+    if (length <= L::count) {
+      const int n = (int)length;
+      L d = gradient_of(e, scaled, shares.at(0, n));
+      if constexpr (target != Target::probabilities) d = d.but(label, d - L(scaled_own));
+      At::store(d, dz, 0, n);
+      return;
+    }
+    for_exponentials(length, tops, found.top, [&](int64_t i, int n, T factor) {
+      At::store(gradient_of(At::load(dz, i, n), scaled * factor, shares.at(i, n)), dz, i, n);
+    });
+    if constexpr (target != Target::probabilities) {
+      const T d = element(dz, label) - scaled_own;
+      memcpy(dz + label * sizeof(T), &d, sizeof d);
+    }
+  }
+
+  HD L losses(const LossParts<T>& parts) const {
+    auto load = [](const T* p) { return L::load((const char*)p); };
+    const L log_total = log(load(parts.total));
+    L loss(0);
+    if constexpr (target != Target::probabilities) {
+      loss = rule.label_loss(load(parts.own), load(parts.below_top), log_total);
+    }
+    if constexpr (target != Target::label) {
+      loss = loss + rule.shared_loss(load(parts.sum_q), load(parts.sum_qz), load(parts.top_above_base), log_total);
+    }
+    return loss;
+  }
+
+  static void run(const CrossEntropyWork& work, void* memory, int64_t begin, int64_t end) {
+    const int64_t classes = work.rows.length;
+    const Loop loop = {work, {1 - work.label_smoothing, work.label_smoothing / (double)classes}};
+    const Scratch<T> scratch(memory, classes);
+    for_blocks<T>(work.rows, scratch.rows, begin, end, [&](const Block<5>& block, int count) {
+      LossParts<T> parts;
+      for (int r = 0; r < count; r++) {
+        loop.row(block.row(0, r), block.row(1, r), block.row(2, r), block.row(4, r), scratch.tops, parts, r);
+      }
+      T loss[kRowsAtOnce];
+      loop.losses(parts).store((char*)loss);
+      for (int r = 0; r < count; r++) memcpy(block.row(3, r), &loss[r], sizeof(T));
+    });
+  }
+};
+
+template <class T, Target target, bool weighted>
+void run_target(const CrossEntropyWork& work, void* scratch, int64_t begin, int64_t end) {
+  if (work.gradient) {
+    Loop<T, target, weighted, true>::run(work, scratch, begin, end);
+  } else {
+    Loop<T, target, weighted, false>::run(work, scratch, begin, end);
+  }
+}
+
+template <class T>
+void softmax_cross_entropy(const CrossEntropyWork& work, void* scratch, int64_t begin, int64_t end) {
+  const bool smooth = work.label_smoothing > 0;
+  if (work.probabilities) {
+    (work.weight ? run_target<T, Target::probabilities, true>
+                 : run_target<T, Target::probabilities, false>)(work, scratch, begin, end);
+  } else if (smooth) {
+    (work.weight ? run_target<T, Target::smoothed_label, true>
+                 : run_target<T, Target::smoothed_label, false>)(work, scratch, begin, end);
+  } else {
+    run_target<T, Target::label, false>(work, scratch, begin, end);
+  }
+}
+
+}  // namespace
+
+const Losses losses = {{softmax_cross_entropy<float>}, {softmax_cross_entropy<double>}};
+
+}  // namespace innerloop::INNERLOOP_ISA

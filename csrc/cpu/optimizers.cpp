@@ -1,0 +1,153 @@
+// Optimizers' steps, grown from rules/optimizers.h: the loops own loads, stores and tails.
+#include "rules/optimizers.h"
+
+#include "cpu/elementwise.h"
+#include "cpu/tables.h"
+#include "simd/simd.h"
+
+namespace innerloop::INNERLOOP_ISA {
+namespace {
+
+template <class Rule, class = void>
+struct StatesOf {
+  static constexpr int count = 0;
+  static constexpr const State* data = nullptr;
+  static constexpr unsigned always_used = 0;
+};
+template <class Rule>
+struct StatesOf<Rule, std::void_t<decltype(Rule::states)>> {
+  static constexpr int count = sizeof(Rule::states) / sizeof(Rule::states[0]);
+  static constexpr const State* data = Rule::states;
+  static constexpr unsigned mask() {
+    unsigned m = 0;
+    for (int i = 0; i < count; i++) m |= (Rule::states[i].needed_by == nullptr ? 1u : 0u) << i;
+    return m;
+  }
+  static constexpr unsigned always_used = mask();
+};
+
+template <class Rule, class T>
+struct Loops {
+  using V = Native<T>;
+  using Step = typename Rule::template Step<T>;
+  using States = StatesOf<Rule>;
+  static constexpr int states = States::count;
+  static constexpr ptrdiff_t size = sizeof(T);
+  static_assert(sizeof(Step) <= sizeof(StepScalars) && alignof(Step) <= alignof(StepScalars));
+  static_assert(std::is_trivially_copyable_v<Step> && states <= kMaxStates);
+
+  static void prepare(const double* parameters, double step, StepScalars& scalars) {
+    const Step made(make_rule<Rule>(parameters), step);
+    memcpy(&scalars, &made, sizeof made);
+  }
+
+  // One V of each operand, by load(operand) and store(value, operand).
+  template <unsigned Used, class Load, class Store>
+  static HD void update(const Step& step, const Load& load, const Store& store) {
+    V state[states + 1];  // one more, as there may be none
+    const V p = load(0), g = load(1);
+    for (int i = 0; i < states; i++) {
+      if (Used >> i & 1) state[i] = load(2 + i);
+    }
+    store(step.template update<Used>(p, g, state), 0);
+    for (int i = 0; i < states; i++) {
+      if (Used >> i & 1) store(state[i], 2 + i);
+    }
+  }
+
+  // n elements that lie end to end in every operand. The tail is a partial load of the same V.
+  template <unsigned Used>
+  static void run(const Step& s, char* const* operands, int64_t n) {
+    const Step step = s;  // a copy that no store can alias
+    char* at[2 + states];
+    for (int op = 0; op < 2 + states; op++) at[op] = operands[op];
+    int64_t i = 0;
+    for (; i + V::lanes <= n; i += V::lanes) {
+      update<Used>(
+          step, [&](int op) { return V::load(at[op] + i * size); }, [&](V v, int op) { v.store(at[op] + i * size); });
+    }
+    if (const int rest = (int)(n - i)) {
+      update<Used>(
+          step, [&](int op) { return load_partial<V>(at[op] + i * size, rest); },
+          [&](V v, int op) { store_partial(v, at[op] + i * size, rest); });
+    }
+  }
+
+  // n elements at any distance.
+  template <unsigned Used>
+  static void run_apart(const Step& s, char* const* operands, const ptrdiff_t* stride, int64_t n) {
+    const Step step = s;
+    for (int64_t i = 0; i < n; i += V::lanes) {
+      const int count = n - i < V::lanes ? (int)(n - i) : V::lanes;
+      update<Used>(
+          step, [&](int op) { return gather<V>(operands[op] + i * stride[op], stride[op], count); },
+          [&](V v, int op) { scatter(v, operands[op] + i * stride[op], stride[op], count); });
+    }
+  }
+
+  // f(Used) for the `used` of this call: one loop each for every set of states that the rule can be asked to use.
+  template <unsigned Used = 0, class F>
+  static HD void with(unsigned used, const F& f) {
+    if constexpr (Used < 1u << states) {
+      if constexpr ((Used & States::always_used) == States::always_used) {
+        if (Used == used) return f(std::integral_constant<unsigned, Used>());
+      }
+      with<Used + 1>(used, f);
+    }
+  }
+
+  static const Step& step_of(const StepScalars& scalars) { return *reinterpret_cast<const Step*>(scalars.bytes); }
+
+  static void flat(const StepScalars& scalars, unsigned used, char* const* operands, int64_t begin, int64_t end) {
+    char* at[2 + states];
+    for (int op = 0; op < 2 + states; op++) at[op] = operands[op] + (operands[op] ? begin * size : 0);
+    with(used, [&](auto u) { run<u()>(step_of(scalars), at, end - begin); });
+  }
+
+  static void strided(const StepScalars& scalars, unsigned used, const Walk<kMaxOperands>& walk, int64_t begin,
+                      int64_t end) {
+    const int last = walk.ndim - 1;
+    ptrdiff_t stride[kMaxOperands];
+    bool contiguous = true;
+    for (int op = 0; op < kMaxOperands; op++) {
+      stride[op] = walk.stride[op][last];
+      contiguous &= stride[op] == size;
+    }
+    with(used, [&](auto u) {
+      for_rows(walk, begin, end, [&](char* const* row, int64_t n) {
+        if (contiguous) return run<u()>(step_of(scalars), row, n);
+        run_apart<u()>(step_of(scalars), row, stride, n);
+      });
+    });
+  }
+
+  static constexpr OptimizerKernels kernels = {prepare, flat, strided};
+};
+
+template <class Rule>
+const char* refuse(const double* parameters) {
+  return make_rule<Rule>(parameters).refuse();
+}
+template <class Rule, class = void>
+struct RefuseOf {
+  static constexpr const char* (*function)(const double*) = nullptr;
+};
+template <class Rule>
+struct RefuseOf<Rule, std::void_t<decltype(&Rule::refuse)>> {
+  static constexpr const char* (*function)(const double*) = refuse<Rule>;
+};
+
+template <class... Rules>
+struct Table;
+template <class... Rules>
+struct Table<List<Rules...>> {
+  static constexpr Optimizer entries[] = {{Rules::name, ParametersOf<Rules>::data, ParametersOf<Rules>::count,
+                                           StatesOf<Rules>::data, StatesOf<Rules>::count, RefuseOf<Rules>::function,
+                                           Loops<Rules, float>::kernels, Loops<Rules, double>::kernels}...};
+};
+
+}  // namespace
+
+const Span<Optimizer> optimizers = {Table<Optimizers>::entries, Optimizers::count};
+
+}  // namespace innerloop::INNERLOOP_ISA

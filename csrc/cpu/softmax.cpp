@@ -1,0 +1,88 @@
+// softmax and log_softmax, forward and backward, grown from rules/softmax.h.
+#include "rules/softmax.h"
+
+#include "cpu/exponentials.h"
+#include "cpu/tables.h"
+
+namespace innerloop::INNERLOOP_ISA {
+namespace {
+
+template <class Rule, class T>
+struct Loops {
+  using L = Lanes<Native<T>>;
+  using At = Row<T>;
+
+  static HD L log_of(T x) { return L(log(Native<T>(x))[0]); }
+
+  static void forward_row(const char* x, char* y, int64_t length, T* tops) {
+    if (length <= L::count) {  // stays in registers
+      const int n = (int)length;
+      const L z = At::load(x, 0, n, -(T)INFINITY);
+      const L top(largest(z));
+      const L e = exp(z - top);
+      const T total = sum(e);
+      if constexpr (Rule::from_exponentials) {
+        At::store(Rule::forward(e, L(1 / total)), y, 0, n);
+      } else {
+        At::store(Rule::forward(z, top, log_of(total)), y, 0, n);
+      }
+      return;
+    }
+    Nothing nothing;
+    const RowSum<T> row = exponentials<Rule::from_exponentials>(x, y, length, tops, nothing);
+    if constexpr (Rule::from_exponentials) {
+      for_exponentials(length, tops, row.top, [&](int64_t i, int n, T factor) {
+        At::store(Rule::forward(At::load(y, i, n), L(factor / row.total)), y, i, n);
+      });
+    } else {
+      const L top(row.top), log_total = log_of(row.total);
+      for_lanes(0, length,
+                [&](int64_t i, int n) { At::store(Rule::forward(At::load(x, i, n), top, log_total), y, i, n); });
+    }
+  }
+
+  static void forward(const Rows<2>& rows, void* memory, int64_t begin, int64_t end) {
+    const Scratch<T> scratch(memory, rows.length);
+    for_blocks<T>(rows, scratch.rows, begin, end, [&](const Block<2>& block, int count) {
+      for (int r = 0; r < count; r++) forward_row(block.row(0, r), block.row(1, r), rows.length, scratch.tops);
+    });
+  }
+
+  static void backward(const Rows<3>& rows, void* memory, int64_t begin, int64_t end) {
+    const Scratch<T> scratch(memory, rows.length);
+    for_blocks<T>(rows, scratch.rows, begin, end, [&](const Block<3>& block, int count) {
+      for (int r = 0; r < count; r++) {
+        const char *dy = block.row(0, r), *y = block.row(1, r);
+        char* dx = block.row(2, r);
+        RowTotal<L> terms;
+        for (int64_t at = 0; at < rows.length; at += kRowBlock) {
+          const int64_t stop = rows.length - at < kRowBlock ? rows.length : at + kRowBlock;
+          for_lanes(at, stop, [&](int64_t i, int n) {
+            terms.block = terms.block + Rule::term(At::load(dy, i, n), At::load(y, i, n));
+          });
+          terms.end_block();
+        }
+        const L total(sum(terms.total));
+        for_lanes(0, rows.length, [&](int64_t i, int n) {
+          At::store(Rule::backward(At::load(dy, i, n), At::load(y, i, n), total), dx, i, n);
+        });
+      }
+    });
+  }
+
+  static constexpr SoftmaxKernels kernels = {forward, backward};
+};
+
+template <class... Rules>
+struct Table;
+template <class... Rules>
+struct Table<List<Rules...>> {
+  static constexpr SoftmaxFunction entries[] = {
+      {Rules::name, Loops<Rules, float>::kernels, Loops<Rules, double>::kernels}...};
+};
+
+}  // namespace
+
+const Span<SoftmaxFunction> softmaxes = {Table<Softmaxes>::entries, Softmaxes::count};
+
+}  // namespace innerloop::INNERLOOP_ISA
