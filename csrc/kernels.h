@@ -161,6 +161,18 @@ struct Span {
   const T* end() const { return data + count; }
 };
 
+// Loops that reach a limit of the machine, for benchmarks to be held against.
+struct MemoryProbe {
+  const char* name;
+  int passes;  // bytes moved, in times the buffer's size
+  void (*run)(float* buffer, int64_t n);
+};
+struct Probes {
+  int64_t (*fma_f32)(int64_t rounds, float* sink);  // both return the number of floating-point operations
+  int64_t (*fma_f64)(int64_t rounds, double* sink);
+  Span<MemoryProbe> memory;
+};
+
 struct Kernels {
   const char* isa;
   int vector_bytes;
@@ -170,6 +182,7 @@ struct Kernels {
   const Span<SoftmaxFunction>* softmaxes;
   const Losses* losses;
   const Span<Optimizer>* optimizers;
+  const Probes* probes;
 };
 
 }  // namespace innerloop

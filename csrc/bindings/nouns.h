@@ -9,5 +9,6 @@ void bind_activations(pybind11::module_& m);
 void bind_optimizers(pybind11::module_& m);
 void bind_softmax(pybind11::module_& m);
 void bind_losses(pybind11::module_& m);
+void bind_probe(pybind11::module_& m);
 
 }  // namespace innerloop

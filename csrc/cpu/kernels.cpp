@@ -10,7 +10,14 @@
 namespace innerloop::INNERLOOP_ISA {
 
 extern const Kernels kernels;
-const Kernels kernels = {
-    INNERLOOP_NAME(INNERLOOP_ISA), kVectorBytes, kHasFma, &elementary, &activations, &softmaxes, &losses, &optimizers};
+const Kernels kernels = {INNERLOOP_NAME(INNERLOOP_ISA),
+                         kVectorBytes,
+                         kHasFma,
+                         &elementary,
+                         &activations,
+                         &softmaxes,
+                         &losses,
+                         &optimizers,
+                         &probes};
 
 }  // namespace innerloop::INNERLOOP_ISA

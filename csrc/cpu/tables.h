@@ -10,5 +10,6 @@ extern const Span<Activation> activations;
 extern const Span<Optimizer> optimizers;
 extern const Span<SoftmaxFunction> softmaxes;
 extern const Losses losses;
+extern const Probes probes;
 
 }  // namespace innerloop::INNERLOOP_ISA

@@ -1,0 +1,46 @@
+"""The machine's limits, measured by native loops on as many threads as the kernels use."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from innerloop import _core
+
+_KINDS = ("read", "update", "copy", "stream")
+_SMALLEST, _LARGEST = 1 << 15, 1 << 28  # of a buffer to measure bandwidth over
+
+
+@dataclass
+class Limits:
+    """Arithmetic and bandwidth at their best, measured once each and kept.
+
+    Bandwidth is that of the cache, or the memory, which holds an array of a given size: the best of
+    reading, updating in place, copying, and copying around the caches.
+    """
+
+    seconds_each: float = 0.03
+    _flops: dict[str, float] = field(default_factory=dict)
+    _bandwidth: dict[int, float] = field(default_factory=dict)
+
+    def flops(self, dtype: str = "float32") -> float:
+        """Return floating-point operations a second, of independent fused multiply-adds."""
+        if dtype not in self._flops:
+            self._flops[dtype] = _core.fma_peak(dtype, 5 * self.seconds_each)
+        return self._flops[dtype]
+
+    def bandwidth(self, footprint: float) -> float:
+        """Return bytes a second over a working set of `footprint` bytes."""
+        # Half powers of two, rounded down: a smaller buffer is no slower, so the limit is strict.
+        half_powers = math.floor(2 * math.log2(max(footprint, _SMALLEST)))
+        size = min(int(2 ** (half_powers / 2)), _LARGEST)
+        if size not in self._bandwidth:
+            self._bandwidth[size] = max(
+                _core.bandwidth(kind, size, self.seconds_each) for kind in _KINDS
+            )
+            _core.buffer_cache_clear()  # not to be reused by the kernel that is measured
+        return self._bandwidth[size]
+
+    def seconds(self, flops: float, moved: float, footprint: float) -> float:
+        """Return the least time for this many operations and bytes: the slower of both limits."""
+        return max(flops / self.flops() if flops else 0.0, moved / self.bandwidth(footprint))

@@ -1,0 +1,157 @@
+"""Optimizers: one step over 32 million parameters, and over 1000 arrays of 10,000.
+
+All contenders work on the same parameters, gradients and states: where arrays lie in memory can
+change a step's time by half. 32,000,000 and not 2**25, whose arrays would lie in each other's way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import innerloop as il
+from innerloop import reference
+
+from .harness import Case, close
+
+LARGE, MANY, EACH = 32_000_000, 1_000, 10_000
+LR = 1e-4
+OPTIONS: dict[str, dict[str, float]] = {"sgd": {"momentum": 0.9}}
+
+Arrays = list[NDArray]
+
+
+def cases(torch: Any, quick: bool) -> Iterator[Case]:
+    """Yield each optimizer of the list over one large array, then Adam over many small ones."""
+    large, many, each = (20_000, 5, 1_000) if quick else (LARGE, MANY, EACH)
+    rng = np.random.default_rng(0)
+    params, grads = ([rng.standard_normal(large, dtype=np.float32)] for _ in range(2))
+    for name in reference.OPTIMIZERS:
+        yield _case(torch, name, params, grads, f"{large:,}")
+    params = [rng.standard_normal(each, dtype=np.float32) for _ in range(many)]
+    grads = [rng.standard_normal(each, dtype=np.float32) for _ in range(many)]
+    yield _case(torch, "adam", params, grads, f"{many:,} x {each:,}")
+
+
+def _case(torch: Any, name: str, params: Arrays, grads: Arrays, size: str) -> Case:
+    entry, options = reference.OPTIMIZERS[name], OPTIONS.get(name, {})
+    needed = entry.needed_states(**options)
+    states = [[np.zeros_like(p) for p in params] if s in needed else None for s in entry.states]
+    used = [s for s in states if s is not None]
+    step = getattr(il, f"{name}_step")
+
+    def run() -> None:
+        step(params, grads, *states, step=10, lr=LR, **options)
+
+    peers: dict[str, Any] = {}
+    if torch is not None:
+        for fused in (True, False):
+            call = _torch(torch, name, params, grads, used, fused)
+            if call is not None:
+                peers["torch fused" if fused else "torch default"] = call
+    if name in NUMPY:
+
+        def by_numpy() -> None:
+            for i, (p, g) in enumerate(zip(params, grads, strict=True)):
+                NUMPY[name](p, g, *(s[i] for s in used))
+
+        peers["numpy"] = by_numpy
+
+    count = float(sum(p.size for p in params))
+    described = ", ".join(f"{option} {value:g}" for option, value in options.items())
+    return Case(
+        name=f"{entry.class_name}{f' ({described})' if described else ''}, {size}",
+        group="one step",
+        run=run,
+        peers=peers,
+        moved=4.0 * count * (3 + 2 * len(used)),
+        footprint=4.0 * count * (2 + len(used)),
+        check=lambda: _check(torch, name),
+    )
+
+
+def _torch(
+    torch: Any, name: str, params: Arrays, grads: Arrays, states: list[Arrays], fused: bool
+) -> Callable[[], object] | None:
+    """Return a step of PyTorch's optimizer over these very arrays; None where it has no such."""
+    tensors = [torch.from_numpy(p).requires_grad_() for p in params]
+    for tensor, grad in zip(tensors, grads, strict=True):
+        tensor.grad = torch.from_numpy(grad)
+    cls = getattr(torch.optim, reference.OPTIMIZERS[name].class_name, None)
+    if cls is None:
+        return None
+    try:
+        optimizer = cls(
+            tensors, lr=LR, **({"fused": True} if fused else {}), **OPTIONS.get(name, {})
+        )
+    except (TypeError, RuntimeError):  # not every optimizer has a fused form
+        return None
+    optimizer.step()  # makes its states, which then give way to the shared ones
+    for i, tensor in enumerate(tensors):
+        own = optimizer.state[tensor]
+        names = [k for k, v in own.items() if torch.is_tensor(v) and v.shape == tensor.shape]
+        order = [s for s in reference.OPTIMIZERS[name].states if s in names]
+        for key, arrays in zip(order, states, strict=True):
+            arrays[i][...] = own[key].numpy()
+            own[key] = torch.from_numpy(arrays[i])
+    return optimizer.step
+
+
+def _check(torch: Any, name: str) -> None:
+    """Raise AssertionError unless three small steps agree with the reference and PyTorch's."""
+    entry, options = reference.OPTIMIZERS[name], OPTIONS.get(name, {})
+    rng = np.random.default_rng(1)
+    start, grad = (rng.standard_normal(1000, dtype=np.float32) for _ in range(2))
+    ours, theirs = start.copy(), start.copy()
+    needed = entry.needed_states(**options)
+    mine, its = (
+        [np.zeros_like(start) if s in needed else None for s in entry.states] for _ in range(2)
+    )
+    for number in (1, 2, 3):
+        getattr(il, f"{name}_step")(ours, grad, *mine, step=number, lr=LR, **options)
+        entry.function(theirs, grad, *its, step=number, lr=LR, **options)
+    close(ours, theirs, 1e-6)
+    if torch is not None:
+        p = start.copy()
+        call = _torch(torch, name, [p], [grad], [[np.zeros_like(p)] for _ in needed], False)
+        if call is not None:  # which has taken the first step
+            call()
+            call()
+            close(ours, p, 1e-6)
+
+
+def _sgd(p: NDArray, g: NDArray, buffer: NDArray) -> None:
+    buffer *= 0.9
+    buffer += g
+    p -= LR * buffer
+
+
+def _adam(p: NDArray, g: NDArray, m: NDArray, v: NDArray) -> None:
+    m *= 0.9
+    m += 0.1 * g
+    v *= 0.999
+    v += 0.001 * (g * g)
+    p -= LR / (1 - 0.9**10) * m / (np.sqrt(v / (1 - 0.999**10)) + 1e-8)
+
+
+def _adamw(p: NDArray, g: NDArray, m: NDArray, v: NDArray) -> None:
+    p *= 1 - LR * 1e-2
+    _adam(p, g, m, v)
+
+
+def _rmsprop(p: NDArray, g: NDArray, v: NDArray) -> None:
+    v *= 0.99
+    v += 0.01 * (g * g)
+    p -= LR * g / (np.sqrt(v) + 1e-8)
+
+
+# As one writes them in NumPy, by the defaults of reference/optimizers.py and OPTIONS.
+NUMPY: dict[str, Callable[..., None]] = {
+    "sgd": _sgd,
+    "adam": _adam,
+    "adamw": _adamw,
+    "rmsprop": _rmsprop,
+}

@@ -1,0 +1,308 @@
+"""``python -m innerloop``: each command runs, says what it must, and fails when it should."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import innerloop as il
+from innerloop import _core, reference
+
+pytest.importorskip("rich")
+pytest.importorskip("psutil")
+
+from innerloop.cli import bench, demo, demo_check, main, selftest, ulp
+from innerloop.cli.bench import peers
+from innerloop.cli.bench.harness import Case, Settings, Timing, measure
+
+NOUNS = ("linear", "softmax_cross_entropy", "optimizers", "activations")
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120)
+
+
+# --- the command line ----------------------------------------------------------------------------
+
+
+def test_module_runs() -> None:
+    done = python("-m", "innerloop", "info")
+    assert done.returncode == 0, done.stderr
+    assert il.__version__ in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["bench"], ["bench", "nonsense"]])
+def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "usage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["demo", "--epochs", "0"], ["demo", "--batch-size", "x"], ["demo", "--epochs=-1"]]
+)
+def test_wrong_numbers(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "positive integer" in capsys.readouterr().err
+
+
+def test_importing_innerloop_imports_no_rich() -> None:
+    done = python("-c", "import innerloop, sys; assert 'rich' not in sys.modules")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("command", "extra"), [("info", "cli"), ("demo", "demo")])
+def test_missing_rich_is_explained(command: str, extra: str) -> None:
+    code = (
+        "import sys; sys.modules['rich'] = None\n"
+        f"from innerloop.cli import main; sys.exit(main(['{command}']))"
+    )
+    done = python("-c", code)
+    assert done.returncode == 2
+    assert "needs rich" in done.stderr
+    assert f'pip install "innerloop[{extra}]"' in done.stderr
+
+
+# --- info ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [[], ["--markdown"]])
+def test_info(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", *options]) == 0
+    text = capsys.readouterr().out
+    for part in (il.__version__, *il.isas(), *il.backends(), "CUDA", "caches", np.__version__):
+        assert part in text
+
+
+# --- selftest ------------------------------------------------------------------------------------
+
+
+def test_selftest_covers_the_lists(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["selftest", "--quick"]) == 0
+    text = capsys.readouterr().out
+    names = [f"{name}{suffix}" for name in il.activations.NAMES for suffix in ("", " backward")]
+    names += ["softmax", "log_softmax backward", "linear, gelu", "linear backward, relu"]
+    names += ["softmax_cross_entropy, labels", *reference.OPTIMIZERS, *il.isas()]
+    for name in names:
+        assert f"{name} " in text
+
+
+def test_selftest_finds_a_wrong_kernel(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = il.activation
+    monkeypatch.setattr(il, "activation", lambda x, name: right(x, name) + x.dtype.type(1e-3))
+    assert main(["selftest", "--quick"]) == 1
+    assert "FAILED" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("actual", "expected", "difference"),
+    [
+        (np.ones(2), np.ones(2), 0.0),
+        (np.array([np.nan, np.inf]), np.array([np.nan, np.inf]), 0.0),
+        (np.array([np.nan]), np.array([1.0]), np.inf),
+        (np.array([np.inf]), np.array([1.0]), np.inf),
+        (np.array([3.0]), np.array([2.0]), 0.5),
+        (np.ones(2), np.ones(3), np.inf),
+        (np.ones(2, np.float32), np.ones(2), np.inf),
+        ((np.ones(1), None), (np.ones(1), None), 0.0),
+        ((np.ones(1), np.ones(1)), (np.ones(1), None), np.inf),
+    ],
+)
+def test_largest_difference(actual: Any, expected: Any, difference: float) -> None:
+    assert selftest.largest_difference(actual, expected) == difference
+
+
+# --- selftest --ulp ------------------------------------------------------------------------------
+
+
+def test_ulp(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["selftest", "--ulp", "--quick", "--markdown"]) == 0
+    text = capsys.readouterr().out
+    for name in ("float32", "float64", *ulp.FUNCTIONS, *il.isas()):
+        assert name in text
+
+
+def test_ulp_finds_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = ulp.native
+
+    def wrong(name: str, x: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            return right(name, x) * x.dtype.type(1.0000005)
+
+    monkeypatch.setattr(ulp, "native", wrong)
+    assert main(["selftest", "--ulp", "--quick"]) == 1
+    assert "FAILED" in capsys.readouterr().out
+
+
+def test_ulp_errors() -> None:
+    tiny, largest = 2.0**-149, float(np.finfo(np.float32).max)
+    computed = np.array([1, 1, 2, 2, tiny, 0, np.inf, largest, np.nan, 1, np.nan, -0.0], np.float32)
+    exact = [1, 1 + 2.0**-23, 2 - 2.0**-23, 2 + 2.0**-22, 0, tiny / 2, largest, 1e300]
+    exact += [np.nan, np.nan, 1, 0]
+    errors = ulp.ulp_errors(computed, np.array(exact), np.dtype(np.float32))
+    assert errors.tolist() == [0, 1, 1, 1, 1, 0.5, 1, 1, 0, np.inf, np.inf, 0]
+
+
+def test_float32_inputs_are_all_patterns() -> None:
+    step = 1 << 20
+    patterns = np.concatenate([x.view(np.uint32) for x in ulp.float32_inputs(step)])
+    np.testing.assert_array_equal(patterns, np.arange(0, 1 << 32, step, dtype=np.uint64))
+
+
+# --- demo ----------------------------------------------------------------------------------------
+
+
+def test_demo_reaches_its_goal_beside_sklearn(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sklearn")
+    assert main(["demo", "--epochs", "12"]) == 0
+    text = capsys.readouterr().out
+    for part in ("agree with the NumPy", "test accuracy", "scikit-learn", "times"):
+        assert part in text
+
+
+def test_demo_plots_and_fails_below_its_goal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "curves.png"
+    arguments = ["--epochs", "1", "--lr", "1e-6", "--skip-sklearn", "--plot", str(path)]
+    assert main(["demo", *arguments]) == 1
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert "FAILED" in capsys.readouterr().out
+
+
+def test_demo_fails_where_gradients_are_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("sklearn")
+    right = il.linear_backward
+
+    def wrong(*args: Any, **kwargs: Any) -> Any:
+        dx, dw, db = right(*args, **kwargs)
+        return dx, dw, db * db.dtype.type(1.001)
+
+    monkeypatch.setattr(il, "linear_backward", wrong)
+    assert main(["demo", "--epochs", "5", "--skip-sklearn"]) == 1
+    assert "DO NOT AGREE" in capsys.readouterr().out
+
+
+def test_demo_gradients_are_right(target: str) -> None:
+    """The reference's own gradients, and every instruction set's, for a batch that is not even."""
+    network = demo.Network((7, 5, 3), np.random.default_rng(0))
+    rng = np.random.default_rng(1)
+    x, y = rng.standard_normal((9, 7), np.float32), rng.integers(0, 3, 9)
+    found = demo_check.first_step_differences(demo.loss_and_gradients, network.parameters, x, y)
+    assert [d.name for d in found] == ["loss", "dw1", "db1", "dw2", "db2"]
+    assert max(d.relative for d in found) < demo_check.TOLERANCE
+
+
+def test_difference_is_infinite_for_nan() -> None:
+    assert demo_check.difference("x", np.array([np.nan]), np.array([1.0])).relative == np.inf
+
+
+# --- bench ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("noun", NOUNS)
+def test_bench(noun: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "figures.json"
+    threads = il.get_num_threads()
+    assert main(["bench", noun, "--quick", "--json", str(path), "--threads", "1"]) == 0
+    assert il.get_num_threads() == threads
+    text = capsys.readouterr().out
+    for part in ("geometric mean", "of limit", "numpy", "GFLOP/s"):
+        assert part in text
+    record = json.loads(path.read_text())
+    assert record["noun"] == noun
+    assert record["context"]["isa"] == il.info()["isa"]
+    assert record["context"]["threads"] == 1
+    assert record["geometric_means"]
+    for case in record["cases"]:
+        assert case["seconds"]["innerloop"]["median"] > 0
+        assert case["limit_seconds"] > 0
+        assert set(case["ratios"]) == set(case["seconds"]) - {"innerloop"}
+
+
+def test_bench_without_torch(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(peers, "torch", lambda threads: None)
+    assert main(["bench", "linear", "--quick", "--markdown"]) == 0
+    text = capsys.readouterr().out
+    assert "PyTorch is not installed" in text
+    assert "| numpy |" in text and "| torch |" not in text
+
+
+def test_bench_refuses_a_wrong_result(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = il.linear
+    monkeypatch.setattr(il, "linear", lambda *args, **kw: right(*args, **kw) * np.float32(1.001))
+    assert main(["bench", "linear", "--quick"]) == 1
+    assert "differ" in capsys.readouterr().err
+
+
+def test_bench_threads_out_of_range(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "linear", "--quick", "--threads", "0"]) == 2
+    assert "at least 1" in capsys.readouterr().err
+
+
+def test_bench_nouns_are_modules() -> None:
+    assert set(NOUNS) == set(bench.NOUNS)
+
+
+def test_measure_pairs_rounds_with_peers() -> None:
+    calls: list[str] = []
+    case = Case("c", "g", lambda: calls.append("a"), {"b": lambda: calls.append("b")}, 1.0, 1.0)
+    result = measure(case, 1e-9, Settings.quick())
+    assert {*calls} == {"a", "b"}
+    result.timings["innerloop"] = Timing([1.0, 2.0, 4.0])
+    result.timings["b"] = Timing([3.0, 4.0, 16.0])
+    assert result.ratio("b") == 3.0
+    assert result.ratio("absent") is None
+    assert result.seconds == 2.0
+    assert result.of_limit == 5e-10
+
+
+# --- the probes ----------------------------------------------------------------------------------
+
+
+def test_probes_measure_something(isa: str) -> None:
+    for dtype in ("float32", "float64"):
+        assert _core.fma_peak(dtype, 0.002) > 0
+    for kind in ("read", "update", "copy", "stream"):
+        for size in (1, 5000, 1 << 20):
+            assert _core.bandwidth(kind, size, 0.002) > 0
+    assert _core.round_trip(0.002) >= 0
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, 61.0, float("nan")])
+def test_probes_refuse_times(seconds: float) -> None:
+    for probe in (_core.round_trip, lambda s: _core.fma_peak("float32", s)):
+        with pytest.raises(ValueError, match="seconds"):
+            probe(seconds)
+    with pytest.raises(ValueError, match="seconds"):
+        _core.bandwidth("read", 1 << 16, seconds)
+
+
+def test_probes_refuse_names_and_sizes() -> None:
+    with pytest.raises(ValueError, match="read, update, copy, stream"):
+        _core.bandwidth("write", 1 << 16, 0.001)
+    with pytest.raises(ValueError, match="dtype"):
+        _core.fma_peak("int8", 0.001)
+    for size in (0, -1, 1 << 60):
+        with pytest.raises(ValueError, match="bytes"):
+            _core.bandwidth("read", size, 0.001)
