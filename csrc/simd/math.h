@@ -1,0 +1,293 @@
+// Elementary functions over any V: exp, log, tanh, sigmoid, erf and the normal distribution, for float and double.
+//
+// One algorithm per function; a precision is a table. Every V performs the same operations in the same order, so with
+// FMA the results are the same bits at any width; without it (v2) the bounds below still hold to within an ULP or so.
+// Errors are in units in the last place of the exact result, subnormal results included. float: the maximum over all
+// 2^32 inputs with FMA; double: over a sample (tests/cpp/math_test.cpp, which holds the bounds).
+#pragma once
+
+#include <math.h>
+
+#include "simd/scalar.h"
+#include "simd/vector.h"
+
+namespace innerloop::INNERLOOP_ISA {
+
+// What the functions know of a type's layout.
+template <class T>
+struct Format;
+template <>
+struct Format<float> {
+  static constexpr int mantissa = 23;                     // stored bits
+  static constexpr uint32_t bias = 127;                   // of the exponent
+  static constexpr uint32_t one = 0x3f800000;             // the bits of 1
+  static constexpr uint32_t sqrt_half = 0x3f3504f3;       // of sqrt(1/2)
+  static constexpr uint32_t integer = 0x4b000000;         // of 2^23: or-ing an integer below 2^23 in adds it
+  static constexpr uint32_t upper_half = 0xfffff000;      // keeps 12 significant bits, whose square is exact
+  static constexpr float two_to_mantissa = 8388608.0f;    // 2^23
+  static constexpr float round_to_integer = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  static constexpr float min_normal = 1.17549435e-38f;
+  static constexpr float exp_min = -104.0f;  // exp below is 0, and above exp_max infinity
+  static constexpr float exp_max = 89.0f;
+  static constexpr float tanh_is_one = 10.0f;  // tanh, erf and the normal tail are 1, 1, 0 from here
+  static constexpr float erf_is_one = 4.0f;
+  static constexpr float tail_is_zero = 15.0f;
+};
+template <>
+struct Format<double> {
+  static constexpr int mantissa = 52;
+  static constexpr uint64_t bias = 1023;
+  static constexpr uint64_t one = 0x3ff0000000000000;
+  static constexpr uint64_t sqrt_half = 0x3fe6a09e667f3bcd;
+  static constexpr uint64_t integer = 0x4330000000000000;
+  static constexpr uint64_t upper_half = 0xfffffffff8000000;
+  static constexpr double two_to_mantissa = 4503599627370496.0;
+  static constexpr double round_to_integer = 6755399441055744.0;
+  static constexpr double min_normal = 2.2250738585072014e-308;
+  static constexpr double exp_min = -746.0;
+  static constexpr double exp_max = 710.0;
+  static constexpr double tanh_is_one = 20.0;
+  static constexpr double erf_is_one = 6.0;
+  static constexpr double tail_is_zero = 39.0;
+};
+
+template <class T>
+struct Tables;
+
+// Tables: printed by tools/fit_polynomials.py, which derives them (--check compares).
+// clang-format off
+template <>
+struct Tables<float> {
+  static constexpr float log2_e = 1.442695f;
+  static constexpr float ln2_hi = 0.69314575f;
+  static constexpr float ln2_lo = 1.4286068e-06f;
+  static constexpr float sqrt_2 = 1.4142135f;
+  static constexpr float log_sqrt_2_over_pi = -0.22579135f;
+  static constexpr float exp[] = {0.49999994f, 0.16666517f, 0.041668106f, 0.008369132f, 0.0013836458f};
+  static constexpr float log[] = {-0.49999988f, 0.33333337f, -0.2500164f, 0.20001207f, -0.16606706f, 0.14196119f,
+      -0.13280264f, 0.12824018f, -0.07422709f};
+  static constexpr float tanh[] = {-0.3333328f, 0.13331406f, -0.053736523f, 0.020628233f, -0.005692433f};
+  static constexpr float erf[] = {0.12837917f, -0.37612626f, 0.11283583f, -0.026853781f, 0.005188452f, -0.0008012937f,
+      7.8678524e-05f};
+  static constexpr float cdf[] = {0.3989423f, -0.06649054f, 0.009974163f, -0.0011880201f, 0.00011501918f,
+      -8.169797e-06f};
+  static constexpr float tail_n[] = {1.3961157f, 0.7986529f, 0.22502519f, 0.030143846f};
+  static constexpr float tail_m[] = {1.75f, 1.7969015f, 0.8635095f, 0.2247856f, 0.030149175f};
+};
+template <>
+struct Tables<double> {
+  static constexpr double log2_e = 1.4426950408889634;
+  static constexpr double ln2_hi = 0.6931471805598903;
+  static constexpr double ln2_lo = 5.497923018708371e-14;
+  static constexpr double sqrt_2 = 1.4142135623730951;
+  static constexpr double log_sqrt_2_over_pi = -0.22579135264472744;
+  static constexpr double exp[] = {0.5000000000000011, 0.1666666666666643, 0.041666666666525645, 0.008333333333478372,
+      0.00138888889448883, 0.00019841269554893791, 2.4801491750670564e-05, 2.755753208525907e-06,
+      2.7630736673396627e-07, 2.5020220257438412e-08};
+  static constexpr double log[] = {-0.5, 0.3333333333333363, -0.25000000000000283, 0.1999999999988617,
+      -0.16666666666508909, 0.14285714300664687, -0.1250000002727066, 0.11111110154091598, -0.09999997824646244,
+      0.0909094321293903, -0.08333427546233135, 0.07691597892087843, -0.07140470420472234, 0.06675048498064853,
+      -0.06286124825184619, 0.05836138665502349, -0.05239248995806435, 0.05232116310903318, -0.06402491420715065,
+      0.0629498208080806, -0.02848871072517678};
+  static constexpr double tanh[] = {-0.33333333333332854, 0.13333333333261949, -0.05396825393120436,
+      0.021869487574671703, -0.008863220984151552, 0.0035919890255209828, -0.0014549581201753008, 0.0005863140723935191,
+      -0.00022855925728245115, 7.713878551017148e-05, -1.606987118848654e-05};
+  static constexpr double erf[] = {0.12837916709551256, -0.37612638903183343, 0.11283791670936888, -0.02686617064193708,
+      0.005223977596444343, -0.0008548325467267689, 0.0001205527991983242, -1.4924454868718102e-05,
+      1.6444033587415521e-06, -1.6183286741130402e-07, 1.3614691043566507e-08, -7.606256263016399e-10};
+  static constexpr double cdf[] = {0.39894228040143254, -0.06649038006689627, 0.009973557009854422,
+      -0.0011873282138025448, 0.000115434678949356, -9.444629032678523e-06, 6.659152285250837e-07,
+      -4.115810095823816e-08, 2.21959852506882e-09, -8.868796465702139e-11};
+  static constexpr double tail_n[] = {1.4212318750431596, 1.7234806286047921, 1.0600132191746745, 0.41905110938845924,
+      0.1150765723295993, 0.022395593182040333, 0.0030260242555157964, 0.0002625000732508783, 1.1545292725476725e-05};
+  static constexpr double tail_m[] = {1.78125, 2.971296581951404, 2.438391882805079, 1.2724843130254035,
+      0.46226787081133897, 0.12105932594204633, 0.022920594002321344, 0.0030491148276791144, 0.0002625000734083174,
+      1.1545292724637497e-05};
+};
+// clang-format on
+
+// c[0] + x (c[1] + x (... )), by Horner's rule. A macro names the array, because CUDA's device code may use a constexpr
+// array's elements but not the array.
+#define INNERLOOP_POLYNOMIAL(name)                                     \
+  template <int i = 0, class V>                                        \
+  HD V name##_polynomial(V x) {                                        \
+    using T = typename V::scalar;                                      \
+    constexpr T c = Tables<T>::name[i];                                \
+    if constexpr (i + 1 == (int)(sizeof(Tables<T>::name) / sizeof(T))) \
+      return V(c);                                                     \
+    else                                                               \
+      return fma(name##_polynomial<i + 1>(x), x, V(c));                \
+  }
+INNERLOOP_POLYNOMIAL(exp)
+INNERLOOP_POLYNOMIAL(log)
+INNERLOOP_POLYNOMIAL(tanh)
+INNERLOOP_POLYNOMIAL(erf)
+INNERLOOP_POLYNOMIAL(cdf)
+INNERLOOP_POLYNOMIAL(tail_n)
+INNERLOOP_POLYNOMIAL(tail_m)
+#undef INNERLOOP_POLYNOMIAL
+
+// x, or the limit where x passes it; NaN stays.
+template <class V>
+HD V at_least(V x, V limit) {
+  return select(x < limit, limit, x);
+}
+template <class V>
+HD V at_most(V x, V limit) {
+  return select(x > limit, limit, x);
+}
+
+// (1 + s) 2^n: a value of the exponential function before its scaling. s keeps the bits that 1 + s would round away.
+template <class V>
+struct Exponential {
+  using T = typename V::scalar;
+  using F = Format<T>;
+  using Bits = typename V::bits_type;
+  V s;
+  Bits exponent;  // n + 2 * bias
+
+  // a * 2^n in two steps, so that the result goes through the subnormals to 0, or to infinity, with one rounding.
+  HD V scale(V a) const {
+    const Bits half = exponent >> 1;
+    return a * from_bits<V>(half << F::mantissa) * from_bits<V>((exponent - half) << F::mantissa);
+  }
+  // 2^n where that is a normal number.
+  HD V power() const { return from_bits<V>((exponent - Bits(F::bias)) << F::mantissa); }
+};
+
+// e^(head + rest) where approximately x = head + rest. n = round(x / ln 2), r = head + rest - n ln 2, |r| <= ln(2) / 2,
+// s = r + r^2 p(r), of degree 6 (float) and 11 (double). r's rounding is harmless to r^2 p(r), and elsewhere r stays
+// in two parts: head - n ln2_hi, which is exact, and the small correction.
+template <class V>
+HD Exponential<V> exponential(V x, V head, V rest) {
+  using T = typename V::scalar;
+  using F = Format<T>;
+  using Bits = typename V::bits_type;
+  const V shifted = fma(x, V(Tables<T>::log2_e), V(F::round_to_integer));
+  const V n = shifted - V(F::round_to_integer);
+  const V exact = fma(n, V(-Tables<T>::ln2_hi), head);
+  const V correction = fma(n, V(-Tables<T>::ln2_lo), rest);
+  const V r = exact + correction;
+  const V s = exact + fma(r * r, exp_polynomial(r), correction);
+  return {s, bits(shifted) - bits(V(F::round_to_integer)) + Bits(2 * F::bias)};
+}
+template <class V>
+HD Exponential<V> exponential(V x) {
+  return exponential(x, x, V(0));
+}
+
+// sqrt(2 / pi) e^(factor x^2) for a factor that is a power of 2. x^2 is taken in two parts, as the exponential would
+// multiply its rounding error by x^2; the constant is a term of the exponent, where it costs nothing.
+template <class V>
+HD Exponential<V> gaussian(V x, V factor) {
+  using T = typename V::scalar;
+  const V constant(Tables<T>::log_sqrt_2_over_pi);
+  const V head = from_bits<V>(bits(x) & typename V::bits_type(Format<T>::upper_half));
+  return exponential(fma(factor * x, x, constant), factor * (head * head),
+                     fma(factor * (x - head), x + head, constant));
+}
+
+// phi(x) / Phi(-x) = x + n(x) / m(x) for x >= 1, phi being the normal density and Phi its integral; n / m of degrees
+// 3 / 4 (float) and 8 / 9 (double). Given e = phi(x), the upper tail Phi(-x) is numerator / denominator times e's
+// power of 2.
+template <class V>
+struct Tail {
+  V numerator, lost, denominator;  // lost: what rounding took from the numerator
+
+  HD Tail(V x, Exponential<V> e) {
+    const V m = tail_m_polynomial(x);
+    numerator = fma(e.s, m, m);
+    lost = fma(e.s, m, m - numerator);
+    denominator = fma(x, m, tail_n_polynomial(x));
+  }
+  HD V quotient() const { return numerator / denominator; }
+  // With the remainder and what was lost divided too: half a unit better.
+  HD V precise_quotient() const {
+    const V inverse = V(1) / denominator;
+    const V q = numerator * inverse;
+    return fma(fma(-q, denominator, numerator) + lost, inverse, q);
+  }
+};
+
+// e^x.
+template <class V>
+HD V exp(V x) {
+  using F = Format<typename V::scalar>;
+  const Exponential<V> e = exponential(at_most(at_least(x, V(F::exp_min)), V(F::exp_max)));
+  return e.scale(V(1) + e.s);
+}
+
+// ln x. x = 2^k (1 + f), sqrt(1/2) <= 1 + f < sqrt(2); ln(1 + f) = f + f^2 p(f), of degree 10 (float), 20 (double).
+template <class V>
+HD V log(V x) {
+  using T = typename V::scalar;
+  using F = Format<T>;
+  using Bits = typename V::bits_type;
+  const auto subnormal = x < V(F::min_normal);
+  const Bits b = bits(select(subnormal, x * V(F::two_to_mantissa), x)) + Bits(F::one - F::sqrt_half);
+  const V offset = select(subnormal, V(F::two_to_mantissa + F::bias + F::mantissa), V(F::two_to_mantissa + F::bias));
+  const V k = from_bits<V>((b >> F::mantissa) | Bits(F::integer)) - offset;
+  const V f = from_bits<V>((b & Bits((typename Bits::scalar(1) << F::mantissa) - 1)) + Bits(F::sqrt_half)) - V(1);
+
+  const V k_ln2 = k * V(Tables<T>::ln2_hi);  // exact
+  const V sum = k_ln2 + f;
+  const V lost = f - (sum - k_ln2);
+  const V result = sum + (lost + fma(k, V(Tables<T>::ln2_lo), f * f * log_polynomial(f)));
+
+  const V of_positive = select(x < V(INFINITY), result, x);  // infinity and NaN are their own logarithms
+  return select(x <= V(0), select(x == V(0), V(-INFINITY), V(NAN)), of_positive);
+}
+
+// tanh x. |x| < 0.625: x + x^3 p(x^2), of degree 11 (float), 23 (double). Beyond: 1 - 2e / (1 + e), e = exp(-2|x|).
+template <class V>
+HD V tanh(V x) {
+  const V a = abs(x);
+  const V z = a * a;
+  const V small = fma(a, z * tanh_polynomial(z), a);
+  const Exponential<V> parts = exponential(V(-2) * at_most(a, V(Format<typename V::scalar>::tanh_is_one)));
+  const V e = fma(parts.s, parts.power(), parts.power());
+  const V large = V(1) - (e + e) / (V(1) + e);
+  return copysign(select(a < V(0.625), small, large), x);
+}
+
+// 1 / (1 + e^-x) = 2^-n / (2^-n + 1 + s) where e^-x = (1 + s) 2^n: no cancellation for either sign.
+template <class V>
+HD V sigmoid(V x) {
+  using F = Format<typename V::scalar>;
+  const Exponential<V> e = exponential(at_most(at_least(-x, V(-2 * F::tanh_is_one)), V(-F::exp_min)));
+  const Exponential<V> inverse = {V(0), typename V::bits_type(4 * F::bias) - e.exponent};
+  const V power = inverse.scale(V(1));
+  return inverse.scale(V(1) / ((power + e.s) + V(1)));
+}
+
+// erf x. |x| < 1: x + x p(x^2), of degree 13 (float), 23 (double). Beyond: 1 - 2 Phi(-sqrt(2) |x|).
+template <class V>
+HD V erf(V x) {
+  using T = typename V::scalar;
+  const V a = at_most(abs(x), V(Format<T>::erf_is_one));
+  const V small = fma(a, erf_polynomial(a * a), a);
+  const Exponential<V> e = gaussian(a, V(-1));  // 2 phi(sqrt(2) a)
+  const V tail = Tail<V>(V(Tables<T>::sqrt_2) * a, e).quotient();
+  const V large = fma(-tail, e.power(), V(1));
+  return copysign(select(a < V(1), small, large), x);
+}
+
+// The standard normal distribution: cdf = Phi(x), relatively accurate down to the subnormals, and pdf = phi(x).
+// |x| < 1: Phi = 1/2 + x p(x^2), of degree 11 (float), 19 (double). Beyond: from the tail.
+template <class V>
+struct Normal {
+  V cdf, pdf;
+};
+template <class V>
+HD Normal<V> normal(V x) {
+  using F = Format<typename V::scalar>;
+  const V a = at_most(abs(x), V(F::tail_is_zero));
+  Exponential<V> e = gaussian(a, V(-0.5));
+  e.exponent = e.exponent - typename V::bits_type(1);  // sqrt(2 / pi) to sqrt(1 / 2 pi)
+  const V near = fma(x, cdf_polynomial(x * x), V(0.5));
+  const V tail = e.scale(Tail<V>(a, e).precise_quotient());
+  const V far = select(x < V(0), tail, V(1) - tail);
+  return {select(a < V(1), near, far), e.scale(V(1) + e.s)};
+}
+
+}  // namespace innerloop::INNERLOOP_ISA
