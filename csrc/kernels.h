@@ -70,6 +70,52 @@ struct Elementary {
   void (*f64)(const double* x, double* y, int64_t n);
 };
 
+// A matrix in memory: element (i, j) lies at data + i * row + j * column bytes; where leading axes of an array do not
+// merge into one, at data + rows[i] + j * column.
+struct Matrix {
+  char* data;
+  ptrdiff_t row, column;
+  const ptrdiff_t* rows;
+};
+
+// y = act(x @ w + b): x is m x k, w is k x n.
+struct Linear {
+  int64_t m, n, k;
+  Matrix x, w, y;
+  Matrix z;            // where the pre-activation goes; data is null if nobody keeps it
+  const void* panels;  // w as `pack` laid it out, or null; then w is not read
+  const char* bias;    // or null
+  ptrdiff_t bias_stride;
+  int activation;  // its index in the list
+  const double* parameters;
+};
+
+// dx = dz @ w^T, dw = x^T @ dz, db = the sum of dz's rows, where dz = dy * act'(saved).
+struct LinearBackward {
+  int64_t m, n, k;
+  Matrix dy, x, w, dx, dw;
+  Matrix saved;        // data is null for the identity
+  const void* panels;  // of w transposed, or null; then w is not read
+  char* db;            // or null
+  ptrdiff_t db_stride;
+  int activation;
+  const double* parameters;
+};
+
+// The dense layer in one dtype.
+struct LinearKernels {
+  int panel;  // columns of a panel: `pack` needs room for k * (n rounded up to a multiple of it)
+  void (*pack)(Team& team, int64_t k, int64_t n, const Matrix& w, void* panels);
+  void (*forward)(Team& team, const Linear& linear);
+  void (*backward)(Team& team, const LinearBackward& linear);
+};
+
+// One noun's kernels in every dtype.
+template <class K>
+struct ByDtype {
+  K f32, f64;
+};
+
 template <class T>
 struct Span {
   const T* data;
@@ -84,6 +130,7 @@ struct Kernels {
   bool has_fma;
   const Span<Elementary>* elementary;
   const Span<Activation>* activations;
+  const ByDtype<LinearKernels>* linear;
 };
 
 }  // namespace innerloop

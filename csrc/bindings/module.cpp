@@ -46,4 +46,5 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   m.def("get_num_threads", &pool::threads);
   bind_backend(m);
   bind_activations(m);
+  bind_linear(m);
 }

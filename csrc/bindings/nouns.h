@@ -6,5 +6,6 @@
 namespace innerloop {
 
 void bind_activations(pybind11::module_& m);
+void bind_linear(pybind11::module_& m);
 
 }  // namespace innerloop

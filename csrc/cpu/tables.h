@@ -7,5 +7,6 @@ namespace innerloop::INNERLOOP_ISA {
 
 extern const Span<Elementary> elementary;
 extern const Span<Activation> activations;
+extern const ByDtype<LinearKernels> linear;
 
 }  // namespace innerloop::INNERLOOP_ISA

@@ -8,6 +8,7 @@ from . import _core as _core  # first: it refuses, with an ImportError, a CPU th
 from . import activations as activations
 from . import reference as reference
 from .activations import *  # noqa: F403
+from .linear import *  # noqa: F403
 from .runtime import *  # noqa: F403
 
 __version__ = "0.1.0"
