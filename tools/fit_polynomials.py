@@ -190,12 +190,21 @@ def erf_table(dtype, degree):
 def cdf_table(dtype, degree):
     grid = chebyshev_grid(mpf(0), mpf("1.0001"))
     target = [mp.erf(mp.sqrt(z / 2)) / mp.sqrt(z) / 2 for z in grid]
-    return fit(grid, target, [2 * mp.sqrt(z) / mp.erfc(mp.sqrt(z / 2)) for z in grid], [None] * (degree + 1), [mpf(1)], dtype)
+    return fit(
+        grid,
+        target,
+        [2 * mp.sqrt(z) / mp.erfc(mp.sqrt(z / 2)) for z in grid],
+        [None] * (degree + 1),
+        [mpf(1)],
+        dtype,
+    )
 
 
 def tail_tables(dtype, degree, high):
     """phi(t) / Phi(-t) - t = N(t) / M(t) for 1 <= t <= high (the inverse of Mills' ratio)."""
-    grid = [2 * (1 + q) / (1 - q) for q in chebyshev_grid(mpf(-1) / 3, (high - 2) / (high + mpf(2)))]
+    grid = [
+        2 * (1 + q) / (1 - q) for q in chebyshev_grid(mpf(-1) / 3, (high - 2) / (high + mpf(2)))
+    ]
     inverse = [mp.sqrt(2 / mp.pi) * mp.exp(-t * t / 2) / mp.erfc(t / mp.sqrt(2)) for t in grid]
     target = [g - t for g, t in zip(inverse, grid)]
     weight = [1 / g for g in inverse]

@@ -56,4 +56,5 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   bind_softmax(m);
   bind_losses(m);
   bind_probe(m);
+  bind_linear(m);
 }

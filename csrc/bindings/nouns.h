@@ -10,5 +10,6 @@ void bind_optimizers(pybind11::module_& m);
 void bind_softmax(pybind11::module_& m);
 void bind_losses(pybind11::module_& m);
 void bind_probe(pybind11::module_& m);
+void bind_linear(pybind11::module_& m);
 
 }  // namespace innerloop

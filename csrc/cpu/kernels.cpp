@@ -16,6 +16,7 @@ const Kernels kernels = {INNERLOOP_NAME(INNERLOOP_ISA),
                          &elementary,
                          &activations,
                          &softmaxes,
+                         &linear,
                          &losses,
                          &optimizers,
                          &probes};

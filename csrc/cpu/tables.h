@@ -11,5 +11,6 @@ extern const Span<Optimizer> optimizers;
 extern const Span<SoftmaxFunction> softmaxes;
 extern const Losses losses;
 extern const Probes probes;
+extern const ByDtype<LinearKernels> linear;
 
 }  // namespace innerloop::INNERLOOP_ISA

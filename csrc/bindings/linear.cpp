@@ -1,0 +1,166 @@
+// Python's dense layer: converts, checks, releases the GIL, calls the list.
+#include "core/linear.h"
+
+#include <memory>
+#include <optional>
+
+#include "bindings/arrays.h"
+#include "bindings/nouns.h"
+#include "core/checks.h"
+#include "core/dispatch.h"
+
+namespace innerloop {
+namespace {
+
+py::array unpacked(const PackedWeight& w) {
+  Arguments arguments;
+  const Array array = arguments.fresh(w.dtype, {w.k, w.n});
+  w.unpack(array.view.data);
+  return array.owner;
+}
+
+// The weight of a call: an array, or a PackedWeight.
+struct WeightArgument {
+  Weight weight;
+  std::optional<Array> array;
+
+  WeightArgument(Arguments& arguments, py::handle w) {
+    if (py::isinstance<PackedWeight>(w)) {
+      weight.packed = w.cast<const PackedWeight*>();
+    } else {
+      array = arguments.in(w, "w");
+      weight.view = array->view;
+    }
+  }
+  py::object dense() const { return array ? py::object(array->owner) : py::object(unpacked(*weight.packed)); }
+};
+
+// The activation of a layer with its parameters; None is the identity.
+struct Act {
+  const Activation& activation;
+  const ParameterValues parameters;
+  bool identity;
+
+  Act(py::handle name, const py::dict& given)
+      : activation(find_activation(text(name).c_str())),
+        parameters(parameter_values(activation.name, activation.parameters, activation.parameter_count, given)),
+        identity(strcmp(activation.name, "identity") == 0) {}
+
+ private:
+  static std::string text(py::handle name) {
+    if (name.is_none()) return "identity";
+    if (!py::isinstance<py::str>(name)) {
+      throw TypeError("activation must be a name or None, got " + std::string(py::repr(name)));
+    }
+    return name.cast<std::string>();
+  }
+};
+
+const TensorView* view_or_null(const std::optional<Array>& a) { return a ? &a->view : nullptr; }
+
+py::object linear(py::handle x, py::handle w, py::handle b, py::handle name, const py::dict& given, py::handle out,
+                  bool return_saved) {
+  const Act act(name, given);
+  Arguments arguments;
+  const Array ax = arguments.in(x, "x");
+  const WeightArgument aw(arguments, w);
+  const Shape shape = check_linear(ax.view, aw.weight);
+  std::optional<Array> ab;
+  if (!b.is_none()) {
+    ab = arguments.in(b, "b");
+    check_dtype(ab->view, ax.view);
+    check_shape(ab->view, {aw.weight.n()}, "one for each column of w");
+  }
+  const Array ay = arguments.out(out, "out", ax.view.dtype, shape);
+  Arguments::check_overlap(ay, ax, false);
+  if (aw.array) Arguments::check_overlap(ay, *aw.array, false);
+  if (ab) Arguments::check_overlap(ay, *ab, false);
+  std::optional<Array> az;
+  if (return_saved && !act.identity && !act.activation.saves_output) az = arguments.fresh(ax.view.dtype, shape);
+
+  if (reference_in_use()) {
+    py::dict keywords(**given);
+    keywords["activation"] = act.activation.name;
+    keywords["return_saved"] = true;
+    const py::tuple y_saved = reference("linear").attr("linear")(
+        ax.owner, aw.dense(), ab ? py::object(ab->owner) : py::object(py::none()), **keywords);
+    copy_into(ay, y_saved[0]);
+    if (az) copy_into(*az, y_saved[1]);
+  } else {
+    py::gil_scoped_release release;
+    linear_forward(act.activation, act.parameters.value, ax.view, aw.weight, view_or_null(ab), ay.view,
+                   view_or_null(az));
+  }
+  py::object y = arguments.result(ay);
+  if (!return_saved) return y;
+  if (act.identity) return py::make_tuple(y, py::none());
+  return py::make_tuple(y, az ? arguments.result(*az) : y);
+}
+
+py::tuple backward(py::handle dy, py::handle x, py::handle w, py::handle saved, py::handle name, const py::dict& given,
+                   bool bias) {
+  const Act act(name, given);
+  Arguments arguments;
+  const Array ady = arguments.in(dy, "dy");
+  const Array ax = arguments.in(x, "x");
+  const WeightArgument aw(arguments, w);
+  const Shape shape = check_linear(ax.view, aw.weight);
+  check_dtype(ady.view, ax.view);
+  check_shape(ady.view, shape, "that of x @ w");
+  std::optional<Array> as;
+  if (!act.identity) {
+    if (saved.is_none()) {
+      throw TypeError(std::string("saved must be what linear(..., return_saved=True) gave for ") + act.activation.name +
+                      ", got None");
+    }
+    as = arguments.in(saved, "saved");
+    check_dtype(as->view, ax.view);
+    check_shape(as->view, shape, "that of x @ w");
+  }
+  const Array adx = arguments.fresh(ax.view.dtype, ax.view.dims());
+  const Array adw = arguments.fresh(ax.view.dtype, {aw.weight.k(), aw.weight.n()});
+  std::optional<Array> adb;
+  if (bias) adb = arguments.fresh(ax.view.dtype, {aw.weight.n()});
+
+  if (reference_in_use()) {
+    py::dict keywords(**given);
+    keywords["activation"] = act.activation.name;
+    const py::tuple gradients = reference("linear").attr("linear_backward")(
+        ady.owner, ax.owner, aw.dense(), as ? py::object(as->owner) : py::object(py::none()), **keywords);
+    copy_into(adx, gradients[0]);
+    copy_into(adw, gradients[1]);
+    if (adb) copy_into(*adb, gradients[2]);
+  } else {
+    py::gil_scoped_release release;
+    linear_backward(act.activation, act.parameters.value, ady.view, ax.view, aw.weight, view_or_null(as), adx.view,
+                    adw.view, view_or_null(adb));
+  }
+  return py::make_tuple(arguments.result(adx), arguments.result(adw),
+                        adb ? arguments.result(*adb) : py::object(py::none()));
+}
+
+std::unique_ptr<PackedWeight> pack(py::handle w) {
+  Arguments arguments;
+  const Array aw = arguments.in(w, "w");
+  check_floating(aw.view);
+  if (aw.view.ndim != 2) throw ValueError("w must have 2 axes, (K, N), got " + describe(aw.view));
+  py::gil_scoped_release release;
+  return std::make_unique<PackedWeight>(aw.view);
+}
+
+}  // namespace
+
+void bind_linear(py::module_& m) {
+  py::class_<PackedWeight>(m, "PackedWeight", "A weight laid out for `linear`: a copy, made by `pack`.")
+      .def_property_readonly("shape", [](const PackedWeight& w) { return py::make_tuple(w.k, w.n); })
+      .def_property_readonly("dtype", [](const PackedWeight& w) { return py::dtype(dtype_name(w.dtype)); })
+      .def("unpack", &unpacked, "The weight as a fresh array of shape (K, N).")
+      .def("__repr__", [](const PackedWeight& w) {
+        return "PackedWeight(shape=" + shape_text({w.k, w.n}) + ", dtype=" + dtype_name(w.dtype) + ")";
+      });
+  m.def("pack", &pack);
+  m.def("linear", &linear);
+  m.def("linear_backward", &backward);
+}
+
+}  // namespace innerloop

@@ -1,0 +1,189 @@
+#include "core/linear.h"
+
+#include <string.h>
+
+#include "core/buffers.h"
+#include "core/call.h"
+#include "core/checks.h"
+#include "core/dispatch.h"
+
+namespace innerloop {
+namespace {
+
+const LinearKernels& typed(const Kernels& kernels, Dtype dtype) {
+  return dtype == Dtype::f64 ? kernels.linear->f64 : kernels.linear->f32;
+}
+
+int index_of(const Kernels& kernels, const Activation& activation) {
+  int i = 0;
+  while (strcmp(kernels.activations->data[i].name, activation.name) != 0) i++;
+  return i;
+}
+
+// The last axis as columns, all others as rows: a step where they merge, a table of offsets where they do not.
+Matrix matrix_of(const TensorView& t, Call& call) {
+  const int last = t.ndim - 1;
+  Matrix m = {t.data, 0, t.strides[last], nullptr};
+  int64_t rows = 1;
+  bool merges = true;
+  for (int d = last - 1; d >= 0; d--) {
+    if (t.shape[d] == 1) continue;
+    if (rows == 1) {
+      m.row = t.strides[d];
+    } else {
+      merges = merges && t.strides[d] == m.row * (ptrdiff_t)rows;
+    }
+    rows *= t.shape[d];
+  }
+  if (merges || rows == 0) return m;
+  auto* table = static_cast<ptrdiff_t*>(call.scratch((size_t)rows * sizeof(ptrdiff_t)));
+  int64_t index[kMaxDims] = {};
+  ptrdiff_t at = 0;
+  for (int64_t i = 0; i < rows; i++) {
+    table[i] = at;
+    for (int d = last - 1; d >= 0; d--) {
+      at += t.strides[d];
+      if (++index[d] < t.shape[d]) break;
+      at -= index[d] * t.strides[d];
+      index[d] = 0;
+    }
+  }
+  m.rows = table;
+  return m;
+}
+
+int64_t rows_of(const TensorView& t) {
+  int64_t rows = 1;
+  for (int d = 0; d < t.ndim - 1; d++) rows *= t.shape[d];
+  return rows;
+}
+
+size_t panel_bytes(const LinearKernels& kernels, Dtype dtype, int64_t k, int64_t n) {
+  size_t bytes = dtype_size(dtype), columns;
+  if (__builtin_add_overflow((size_t)n, (size_t)kernels.panel - 1, &columns) ||
+      __builtin_mul_overflow(bytes, columns / (size_t)kernels.panel * (size_t)kernels.panel, &bytes) ||
+      __builtin_mul_overflow(bytes, (size_t)k, &bytes)) {
+    throw ValueError("a packed weight of shape " + shape_text({k, n}) + " would not fit into memory");
+  }
+  return bytes;
+}
+
+}  // namespace
+
+PackedWeight::PackedWeight(const TensorView& w) : dtype(w.dtype), k(w.shape[0]), n(w.shape[1]) {
+  lay_out(typed(innerloop::kernels(), dtype), false, {w.data, w.strides[0], w.strides[1], nullptr});
+}
+
+PackedWeight::~PackedWeight() {
+  for (const Panels& p : kept) buffers::release(p.data);
+}
+
+const void* PackedWeight::lay_out(const LinearKernels& kernels, bool transposed, const Matrix& w) const {
+  const int64_t rows = transposed ? n : k, columns = transposed ? k : n;
+  kept.reserve(kept.size() + 1);
+  void* data = buffers::acquire(panel_bytes(kernels, dtype, rows, columns));
+  kept.push_back({kernels.panel, transposed, data});
+  Call call;
+  kernels.pack(call, rows, columns, w, data);
+  return data;
+}
+
+const void* PackedWeight::panels(const LinearKernels& kernels, bool transposed) const {
+  std::lock_guard<std::mutex> lock(mutex);
+  for (const Panels& p : kept) {
+    if (p.width == kernels.panel && p.transposed == transposed) return p.data;
+  }
+  Call call;
+  const ptrdiff_t item = (ptrdiff_t)dtype_size(dtype), row = (ptrdiff_t)n * item;
+  char* w = static_cast<char*>(call.scratch((size_t)k * (size_t)row));
+  unpack(w);
+  return lay_out(kernels, transposed, {w, transposed ? item : row, transposed ? row : item, nullptr});
+}
+
+void PackedWeight::unpack(char* w) const {
+  const size_t item = dtype_size(dtype);
+  const Panels& p = kept[0];
+  const char* from = static_cast<const char*>(p.data);
+  for (int64_t j = 0; j < n; j += p.width) {
+    const int64_t columns = n - j < p.width ? n - j : p.width;
+    for (int64_t i = 0; i < k; i++, from += (size_t)p.width * item) {
+      memcpy(w + (size_t)(i * n + j) * item, from, (size_t)columns * item);
+    }
+  }
+}
+
+Shape check_linear(const TensorView& x, const Weight& w) {
+  check_floating(x);
+  check_ndim(x, 1, "the last of length K");
+  if (w.packed == nullptr) {
+    check_dtype(w.view, x);
+    if (w.view.ndim != 2) throw ValueError("w must have 2 axes, (K, N), got " + describe(w.view));
+  } else if (w.packed->dtype != x.dtype) {
+    throw TypeError(std::string("w must have the dtype of ") + x.name + ", " + dtype_name(x.dtype) + ", got a " +
+                    dtype_name(w.packed->dtype) + " PackedWeight");
+  }
+  Shape shape = x.dims();
+  if (shape.back() != w.k()) {
+    throw ValueError("w must have the shape (" + std::to_string(shape.back()) + ", N) (K rows for x (..., K), " +
+                     describe(x) + "), got " + shape_text({w.k(), w.n()}));
+  }
+  shape.back() = w.n();
+  return shape;
+}
+
+void linear_forward(const Activation& activation, const double* parameters, const TensorView& x, const Weight& w,
+                    const TensorView* bias, const TensorView& y, const TensorView* z) {
+  const Kernels& in_use = kernels();
+  const LinearKernels& kernel = typed(in_use, x.dtype);
+  Call call;
+  Linear l = {};
+  l.m = rows_of(x);
+  l.n = w.n();
+  l.k = w.k();
+  l.x = matrix_of(x, call);
+  if (w.packed != nullptr) {
+    l.panels = w.packed->panels(kernel, false);
+  } else {
+    l.w = matrix_of(w.view, call);
+  }
+  l.y = matrix_of(y, call);
+  if (z != nullptr) l.z = matrix_of(*z, call);
+  if (bias != nullptr) {
+    l.bias = bias->data;
+    l.bias_stride = bias->strides[0];
+  }
+  l.activation = index_of(in_use, activation);
+  l.parameters = parameters;
+  kernel.forward(call, l);
+}
+
+void linear_backward(const Activation& activation, const double* parameters, const TensorView& dy, const TensorView& x,
+                     const Weight& w, const TensorView* saved, const TensorView& dx, const TensorView& dw,
+                     const TensorView* db) {
+  const Kernels& in_use = kernels();
+  const LinearKernels& kernel = typed(in_use, x.dtype);
+  Call call;
+  LinearBackward l = {};
+  l.m = rows_of(x);
+  l.n = w.n();
+  l.k = w.k();
+  l.dy = matrix_of(dy, call);
+  l.x = matrix_of(x, call);
+  if (w.packed != nullptr) {
+    l.panels = w.packed->panels(kernel, true);
+  } else {
+    l.w = matrix_of(w.view, call);
+  }
+  if (saved != nullptr) l.saved = matrix_of(*saved, call);
+  l.dx = matrix_of(dx, call);
+  l.dw = matrix_of(dw, call);
+  if (db != nullptr) {
+    l.db = db->data;
+    l.db_stride = db->strides[0];
+  }
+  l.activation = index_of(in_use, activation);
+  l.parameters = parameters;
+  kernel.backward(call, l);
+}
+
+}  // namespace innerloop

@@ -1,0 +1,153 @@
+// The dense layer: products with the epilogues and derivatives that grow from rules/activations.h. The product itself
+// knows no activation; it is handed one of these functions.
+#include "cpu/linear_gemm.h"
+#include "cpu/tables.h"
+#include "rules/activations.h"
+
+namespace innerloop::INNERLOOP_ISA {
+namespace {
+
+template <class Rule, class T>
+void finish_tile(const Finish& f) {
+  using V = Native<T>;
+  const Rule rule = make_rule<Rule>(f.parameters);
+  for (int r = 0; r < f.rows; r++) {
+    V row_bias(T(0));
+    if (f.bias != nullptr && f.bias_by_row) {
+      T value;
+      memcpy(&value, f.bias + r * sizeof(T), sizeof value);
+      row_bias = V(value);
+    }
+    for (int v = 0; v < f.vectors; v++) {
+      const ptrdiff_t at = v * sizeof(V);
+      V z = V::load(f.sum + r * f.sum_row + at);
+      if (f.bias != nullptr) z = z + (f.bias_by_row ? row_bias : V::load(f.bias + at));
+      if (f.z != nullptr) z.store(f.z + r * f.z_row + at);
+      rule.forward(z).store(f.y + r * f.y_row + at);
+    }
+  }
+}
+
+template <class Rule, class T>
+void derive(const double* parameters, char* dy, const char* saved, int64_t n) {
+  using V = Native<T>;
+  const Rule rule = make_rule<Rule>(parameters);
+  int64_t i = 0;
+  for (; i + V::lanes <= n; i += V::lanes, dy += sizeof(V), saved += sizeof(V)) {
+    rule.backward(V::load(saved), V::load(dy)).store(dy);
+  }
+  if (i == n) return;
+  const int rest = (int)(n - i);
+  store_partial(rule.backward(load_partial<V>(saved, rest), load_partial<V>(dy, rest)), dy, rest);
+}
+
+template <class T, class... Rules>
+struct Table;
+template <class T, class... Rules>
+struct Table<T, List<Rules...>> {
+  static constexpr Epilogue epilogues[] = {finish_tile<Rules, T>...};
+  static constexpr Derive derivatives[] = {derive<Rules, T>...};
+};
+
+constexpr int64_t kSwapRows = 64;  // up to which x is packed instead of a w whose columns lie end to end
+
+// n elements, end to end.
+template <class T>
+void copy_vector(const char* from, ptrdiff_t stride, int64_t n, char* to, ptrdiff_t to_stride) {
+  for (int64_t i = 0; i < n; i++) memcpy(to + i * to_stride, from + i * stride, sizeof(T));
+}
+
+template <class T>
+void forward(Team& team, const Linear& l) {
+  if (l.m == 0 || l.n == 0) return;
+  Product p = {};
+  p.m = l.m;
+  p.n = l.n;
+  p.k = l.k;
+  p.y = l.y;
+  p.z = l.z;
+  p.parameters = l.parameters;
+  p.epilogue = Table<T, Activations>::epilogues[l.activation];
+  if (l.bias != nullptr) {
+    char* bias = (char*)team.scratch(((size_t)l.n + kPanel<T>)*sizeof(T));
+    copy_vector<T>(l.bias, l.bias_stride, l.n, bias, sizeof(T));
+    memset(bias + l.n * sizeof(T), 0, kPanel<T> * sizeof(T));
+    p.bias = bias;
+  }
+  p.a.matrix = l.x;
+  p.b.matrix = l.w;
+  p.panels = (const char*)l.panels;
+  const bool columns_end_to_end = p.panels == nullptr && l.w.row == (ptrdiff_t)sizeof(T);
+  if (columns_end_to_end && l.m <= kFewRows<T> && has_plain_rows<T>(p.a)) return multiply_few_rows<T>(team, p);
+  if (columns_end_to_end && l.m <= kSwapRows) {
+    p.m = l.n;
+    p.n = l.m;
+    p.a.matrix = l.w;
+    p.b.matrix = l.x;
+    p.a.transposed = p.b.transposed = p.transposed = true;
+  }
+  multiply<T>(team, p);
+}
+
+template <class T>
+void backward(Team& team, const LinearBackward& l) {
+  Factor dz = {};
+  dz.matrix = l.dy;
+  dz.saved = l.saved;
+  dz.derive = Table<T, Activations>::derivatives[l.activation];
+  dz.parameters = l.parameters;
+
+  const size_t sums_bytes = (size_t)l.n * sizeof(T);
+  char* sums = l.db != nullptr && l.n > 0 ? (char*)team.scratch(sums_bytes) : nullptr;
+  if (sums != nullptr) memset(sums, 0, sums_bytes);
+  if (l.n > 0) {  // also with k = 0, for db
+    Product dw = {};
+    dw.m = l.k;
+    dw.n = l.n;
+    dw.k = l.m;
+    dw.a.matrix = l.x;
+    dw.a.transposed = true;
+    dw.b = dz;
+    dw.y = l.dw;
+    dw.column_sums = sums;
+    multiply<T>(team, dw);
+  }
+  if (sums != nullptr) copy_vector<T>(sums, sizeof(T), l.n, l.db, l.db_stride);
+  if (l.m > 0 && l.k > 0) {
+    Product dx = {};
+    dx.m = l.m;
+    dx.n = l.k;
+    dx.k = l.n;
+    dx.a = dz;
+    dx.b.matrix = l.w;
+    dx.b.transposed = true;
+    dx.panels = (const char*)l.panels;
+    dx.y = l.dx;
+    multiply<T>(team, dx);
+  }
+}
+
+template <class T>
+void pack(Team& team, int64_t k, int64_t n, const Matrix& w, void* panels) {
+  Factor f = {};
+  f.matrix = w;
+  const int64_t count = ceil_div(n, kPanel<T>);
+  const size_t panel_bytes = (size_t)k * kPanel<T> * sizeof(T);
+  const int tasks = count < team.threads ? (int)count : team.threads;
+  team.run(tasks, [&](int task) {
+    for (int64_t i = count * task / tasks; i < count * (task + 1) / tasks; i++) {
+      const int64_t rest = n - i * kPanel<T>;
+      pack_panel<T>(f, 0, i * kPanel<T>, k, rest < kPanel<T> ? (int)rest : kPanel<T>,
+                    (char*)panels + panel_bytes * (size_t)i, nullptr);
+    }
+  });
+}
+
+template <class T>
+constexpr LinearKernels table = {kPanel<T>, pack<T>, forward<T>, backward<T>};
+
+}  // namespace
+
+const ByDtype<LinearKernels> linear = {table<float>, table<double>};
+
+}  // namespace innerloop::INNERLOOP_ISA

@@ -1,0 +1,436 @@
+// The blocked matrix product: chooses what to pack, how to block and how to share the work, and hands each finished
+// tile to the epilogue while it lies in the first-level cache. No choice made here changes a bit, see Note [one chain].
+#pragma once
+
+#include "cpu/linear_pack.h"
+#include "cpu/linear_tile.h"
+
+namespace innerloop::INNERLOOP_ISA {
+namespace {
+
+// A tile of finished sums, and where its activation goes.
+struct Finish {
+  const char* sum;  // rows of `vectors` vectors, sum_row bytes apart
+  ptrdiff_t sum_row;
+  int rows, vectors;
+  const char* bias;  // at the tile's corner; one for each column, or for each row; or null
+  bool bias_by_row;
+  char* y;
+  ptrdiff_t y_row;
+  char* z;  // sum + bias; or null
+  ptrdiff_t z_row;
+  const double* parameters;
+};
+using Epilogue = void (*)(const Finish& finish);
+
+// result (m x n) = epilogue(a (m x k) @ b (k x n))
+struct Product {
+  int64_t m, n, k;
+  Factor a, b;
+  const char* panels;  // b, packed as a whole; or null
+  Matrix y, z;         // z.data may be null
+  bool transposed;     // y and z hold the result transposed, and the bias is one for each row
+  const char* bias;    // end to end, with room for a whole panel; or null
+  Epilogue epilogue;   // null: the product itself is the result
+  const double* parameters;
+  char* column_sums;  // of b, n of them, 0 at first; or null
+};
+
+// Blocks of k are about kDepth long: a panel of b fills the first-level cache at most. A block of a takes a third of
+// a second-level cache of 512 KB, and all panels of a block of b 2 MB of the third.
+constexpr int64_t kDepthBytes = 2048;
+constexpr int64_t kRowsInBlock = 96;
+constexpr int64_t kPanelsInBlock = 64;
+constexpr int64_t kFewBytes = 192 << 10;  // b's panels stay in the second-level cache: run them against each tile of a
+constexpr int64_t kInPlaceRows = 8;       // up to which a row-major b is read where it lies
+constexpr int64_t kInPlaceDepth = 16;     // rows of b, each a stream of its own from memory
+
+struct Plan {
+  int row_tasks, column_tasks;
+  bool a_direct, b_in_place;
+  int rows_in_tile;
+  int64_t depth, blocks;  // of k
+  int64_t panels;         // packed at a time
+  int64_t row_tiles;      // of a, in a block
+  size_t a_bytes, b_bytes, spare_bytes;
+
+  size_t task_bytes() const { return a_bytes + b_bytes + spare_bytes; }
+};
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline size_t align64(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
+
+// The factor's rows have their columns end to end, a fixed step apart.
+template <class T>
+bool has_plain_rows(const Factor& f) {
+  if (f.fused() || f.matrix.rows != nullptr) return false;
+  return (f.transposed ? f.matrix.row : f.matrix.column) == (ptrdiff_t)sizeof(T);
+}
+
+template <class T>
+bool stores_rows(const Product& p, const Matrix& m) {
+  return !p.transposed && m.rows == nullptr && m.column == (ptrdiff_t)sizeof(T);
+}
+
+// How many ways to split rows and columns: the cheapest for the task with the most work, in cycles, counting what
+// every task packs for itself.
+constexpr double kTaskCycles = 8000;  // less is not worth a task
+
+inline void share(int threads, double compute, double pack_a, double pack_b, int64_t row_units, int64_t column_units,
+                  int& row_tasks, int& column_tasks) {
+  row_tasks = column_tasks = 1;
+  const double units = (double)row_units * (double)column_units;
+  double best = units * compute + (double)row_units * pack_a + (double)column_units * pack_b;
+  const double most = best / kTaskCycles;
+  const int tasks = most < threads ? (int)most : threads;
+  for (int r = 1; r <= tasks && r <= row_units; r++) {
+    int64_t c = tasks / r;
+    if (c > column_units) c = column_units;
+    const double rows = (double)ceil_div(row_units, r), columns = (double)ceil_div(column_units, c);
+    const double cost = rows * columns * compute + rows * pack_a + columns * pack_b;
+    if (cost >= best) continue;
+    best = cost;
+    row_tasks = r;
+    column_tasks = (int)c;
+  }
+}
+
+template <class T>
+Plan plan_product(const Product& p, int threads) {
+  constexpr int lanes = Native<T>::lanes;
+  constexpr int64_t item = sizeof(T);
+  Plan plan;
+  plan.a_direct = has_plain_rows<T>(p.a);
+  plan.b_in_place = p.panels == nullptr && p.m <= kInPlaceRows && !p.b.fused() && !p.b.transposed &&
+                    p.b.matrix.rows == nullptr && p.b.matrix.column == item && stores_rows<T>(p, p.y) &&
+                    p.column_sums == nullptr;
+  plan.rows_in_tile = tallest(p.n < kPanel<T> ? (int)ceil_div(p.n, lanes) : kPanelVectors);
+  const int64_t most = plan.b_in_place ? kInPlaceDepth : kDepthBytes / item;
+  plan.blocks = p.k > most ? ceil_div(p.k, most) : 1;
+  plan.depth = plan.b_in_place ? most : (ceil_div(p.k, plan.blocks) + lanes - 1) / lanes * lanes;
+
+  const int64_t panels = ceil_div(p.n, kPanel<T>);
+  const double k = (double)p.k, tile = plan.rows_in_tile;
+  share(threads, tile * kPanel<T> * k / (2 * lanes),
+        p.a.fused()     ? 4 * tile * k
+        : plan.a_direct ? 0
+                        : tile * k,
+        p.b.fused()                   ? 4 * kPanel<T> * k
+        : p.panels || plan.b_in_place ? 0
+                                      : 0.5 * kPanel<T> * k,
+        ceil_div(p.m, plan.rows_in_tile), panels, plan.row_tasks, plan.column_tasks);
+
+  const int64_t panel_bytes = plan.depth * kPanel<T> * item;
+  const int64_t own_panels = ceil_div(panels, plan.column_tasks);
+  const int64_t own_rows = ceil_div(p.m, plan.row_tasks);
+  plan.panels = own_panels < kPanelsInBlock ? own_panels : kPanelsInBlock;
+  plan.row_tiles = kRowsInBlock / plan.rows_in_tile;
+  if (plan.panels * panel_bytes <= kFewBytes && !plan.b_in_place) {
+    plan.row_tiles = 1;
+  } else if (plan.a_direct && own_rows <= kRowsInBlock && !plan.b_in_place && p.panels == nullptr) {
+    plan.panels = panels_at_once(own_rows < 3 ? (int)own_rows : 3);  // one panel, packed and used at once
+  }
+  // Rows are 64 bytes longer than their contents, lest a tile's rows fall into one set of the cache.
+  const int64_t a_row = plan.depth * item + 64;
+  plan.a_bytes = plan.a_direct ? 0 : align64((size_t)(plan.row_tiles * plan.rows_in_tile * a_row));
+  plan.b_bytes = p.panels ? 0 : align64((size_t)((plan.b_in_place ? 1 : plan.panels) * panel_bytes));
+  const size_t spare_a = p.a.fused() ? (size_t)(plan.rows_in_tile * a_row) : 0;
+  const size_t spare_b = p.b.fused() ? (size_t)panel_bytes : 0;
+  plan.spare_bytes = align64(spare_a > spare_b ? spare_a : spare_b);
+  return plan;
+}
+
+// Rows up to which b's columns are transposed in registers; beyond, enough lanes are busy with the roles swapped.
+template <class T>
+constexpr int kFewRows = Native<T>::lanes / 2;
+
+// The rows [row, row_end) and columns [column, column_end) of a product, on one thread.
+template <class T>
+class Block {
+  using V = Native<T>;
+  static constexpr int64_t item = sizeof(T);
+  static constexpr ptrdiff_t panel_row = kPanel<T> * item;
+
+ public:
+  Block(const Product& product, const Plan& plan, char* scratch)
+      : p(product),
+        plan(plan),
+        a_buffer(scratch),
+        b_buffer(scratch + plan.a_bytes),
+        spare(scratch + plan.a_bytes + plan.b_bytes) {}
+
+  void run(int64_t row, int64_t row_end, int64_t column, int64_t column_end) {
+    rows_begin = row;
+    rows_end = row_end;
+    tiles = ceil_div(row_end - row, plan.rows_in_tile);
+    const int64_t block_columns = plan.panels * kPanel<T>;
+    for (int64_t j = column; j < column_end; j += block_columns) {
+      const int64_t j_end = j + block_columns < column_end ? j + block_columns : column_end;
+      for (int64_t block = 0; block < plan.blocks; block++) {
+        k_begin = block * plan.depth;
+        depth = p.k - k_begin < plan.depth ? p.k - k_begin : plan.depth;
+        if (depth < 0) depth = 0;
+        first = block == 0;
+        last = block == plan.blocks - 1;
+        block_of_k(j, j_end);
+      }
+    }
+  }
+
+  // The same for Rows rows of plain columns and a right-hand factor whose columns lie end to end: those are transposed
+  // in registers, so that b is read once and never packed.
+  template <int Rows = kFewRows<T>>
+  void few_rows(int64_t column, int64_t column_end) {
+    if constexpr (Rows > 1) {
+      if (p.m < Rows) return few_rows<Rows - 1>(column, column_end);
+    }
+    constexpr int groups = Rows == 1 ? 4 : 2;
+    static_assert(Rows * groups <= kTileVectors);
+    const char* a = address(p.a.matrix, 0, 0);
+    for (int64_t j = column; j < column_end; j += groups * V::lanes) {
+      alignas(64) char sum[kTileVectors * sizeof(V)];
+      constexpr ptrdiff_t sum_row = groups * sizeof(V);
+      const int columns = (int)(column_end - j < groups * V::lanes ? column_end - j : groups * V::lanes);
+      const char* b[groups * V::lanes];  // a column beyond the last repeats the last
+      for (int c = 0; c < groups * V::lanes; c++) b[c] = address(p.b.matrix, 0, j + (c < columns ? c : columns - 1));
+      V sums[Rows][groups];
+      for (int r = 0; r < Rows; r++) {
+        for (int g = 0; g < groups; g++) sums[r][g] = V(T(0));
+      }
+      auto step = [&](int64_t k, int n) {
+        INNERLOOP_UNROLL
+        for (int g = 0; g < groups; g++) {
+          V square[V::lanes];
+          INNERLOOP_UNROLL
+          for (int q = 0; q < V::lanes; q++) {
+            const char* from = b[g * V::lanes + q] + k * item;
+            square[q] = n == V::lanes ? V::load(from) : load_partial<V>(from, n);
+            if (n == V::lanes) prefetch(from + kAhead);
+          }
+          transpose(square);
+          for (int r = 0; r < Rows; r++) {
+            INNERLOOP_UNROLL
+            for (int q = 0; q < V::lanes; q++) {
+              if (q >= n) break;
+              T x;
+              memcpy(&x, a + r * p.a.matrix.row + (k + q) * item, item);
+              sums[r][g] = fma(V(x), square[q], sums[r][g]);
+            }
+          }
+        }
+      };
+      int64_t k = 0;
+      for (; k + V::lanes <= p.k; k += V::lanes) step(k, V::lanes);
+      if (k < p.k) step(k, (int)(p.k - k));
+      for (int r = 0; r < Rows; r++) {
+        for (int g = 0; g < groups; g++) sums[r][g].store(sum + r * sum_row + g * sizeof(V));
+      }
+      finish(sum, sum_row, 0, Rows, j, columns);
+    }
+  }
+
+ private:
+  const Product& p;
+  const Plan& plan;
+  char *a_buffer, *b_buffer, *spare;
+  int64_t rows_begin = 0, rows_end = 0, tiles = 0;  // rows are dealt out evenly, so that no tile is left with one row
+  int64_t k_begin = 0, depth = 0;                   // this block of k
+  bool first = true, last = true;
+
+  int64_t tile_begin(int64_t tile) const { return rows_begin + (rows_end - rows_begin) * tile / tiles; }
+
+  void block_of_k(int64_t j, int64_t j_end) {
+    if (p.panels == nullptr && !plan.b_in_place) pack_b(j, j_end);
+    for (int64_t t = 0; t < tiles; t += plan.row_tiles) {
+      const int64_t t_end = t + plan.row_tiles < tiles ? t + plan.row_tiles : tiles;
+      const char* a;
+      ptrdiff_t a_row;
+      const int64_t row = tile_begin(t);
+      if (plan.a_direct) {
+        a = p.a.transposed ? address(p.a.matrix, k_begin, row) : address(p.a.matrix, row, k_begin);
+        a_row = p.a.transposed ? p.a.matrix.column : p.a.matrix.row;
+      } else {
+        a = a_buffer;
+        a_row = plan.depth * item + 64;
+        for (int64_t i = t; i < t_end; i++) {
+          const int64_t at = tile_begin(i);
+          pack_factor<T>(p.a, at, k_begin, tile_begin(i + 1) - at, depth, a_buffer + (at - row) * a_row, a_row, spare);
+        }
+      }
+      const int wide = rows_end - rows_begin <= 2 ? panels_at_once((int)(rows_end - rows_begin)) : 1;
+      for (int64_t c = j; c < j_end;) {
+        const bool group = wide > 1 && j_end - c >= wide * kPanel<T>;
+        const int64_t most = group ? wide * kPanel<T> : kPanel<T>;
+        const int columns = (int)(j_end - c < most ? j_end - c : most);
+        const char* b;
+        ptrdiff_t b_row, b_panel;
+        find_b(j, c, columns, b, b_row, b_panel);
+        for (int64_t i = t; i < t_end; i++) {
+          const int64_t at = tile_begin(i);
+          one_tile(a + (at - row) * a_row, a_row, b, b_row, b_panel, at, (int)(tile_begin(i + 1) - at), c, columns,
+                   group);
+        }
+        c += columns;
+      }
+    }
+  }
+
+  void pack_b(int64_t j, int64_t j_end) {
+    char* to = b_buffer;
+    for (int64_t c = j; c < j_end; c += kPanel<T>, to += plan.depth * panel_row) {
+      const int columns = (int)(j_end - c < kPanel<T> ? j_end - c : kPanel<T>);
+      pack_panel<T>(p.b, k_begin, c, depth, columns, to, spare);
+      if (p.column_sums != nullptr && rows_begin == 0) add_rows(to, p.column_sums + c * item, columns);
+    }
+  }
+
+  // sums += the rows of a panel, in order
+  void add_rows(const char* panel, char* sums, int columns) const {
+    for (int v = 0; v < columns; v += V::lanes) {
+      const int n = columns - v < V::lanes ? columns - v : V::lanes;
+      V sum = load_partial<V>(sums + v * item, n);
+      for (int64_t r = 0; r < depth; r++) sum = sum + V::load(panel + r * panel_row + v * item);
+      store_partial(sum, sums + v * item, n);
+    }
+  }
+
+  void find_b(int64_t j, int64_t c, int columns, const char*& b, ptrdiff_t& b_row, ptrdiff_t& b_panel) {
+    b_row = panel_row;
+    if (p.panels != nullptr) {
+      b_panel = p.k * panel_row;
+      b = p.panels + c / kPanel<T> * b_panel + k_begin * panel_row;
+    } else if (!plan.b_in_place) {
+      b_panel = plan.depth * panel_row;
+      b = b_buffer + (c - j) / kPanel<T> * b_panel;
+    } else if (columns % kPanel<T> == 0) {
+      b_row = p.b.matrix.row;
+      b_panel = panel_row;
+      b = address(p.b.matrix, k_begin, c);
+      for (int64_t r = 0; r < depth; r++) {
+        for (int64_t at = 0; at < columns * item; at += 64) prefetch(b + r * b_row + at + kAhead);
+      }
+    } else {  // the last, partial panel: whole vectors would reach past the end of the array
+      b_panel = 0;
+      b = b_buffer;
+      pack_panel<T>(p.b, k_begin, c, depth, columns, b_buffer, spare);
+    }
+  }
+
+  void one_tile(const char* a, ptrdiff_t a_row, const char* b, ptrdiff_t b_row, ptrdiff_t b_panel, int64_t row,
+                int rows, int64_t column, int columns, bool wide) const {
+    alignas(64) char sum[kTileVectors * sizeof(V)];
+    const int vectors = (columns + V::lanes - 1) / V::lanes;
+    const ptrdiff_t sum_row = vectors * (ptrdiff_t)sizeof(V);
+    const bool whole = columns % V::lanes == 0;
+    const bool y_direct = whole && stores_rows<T>(p, p.y);
+    char* y = y_direct ? address(p.y, row, column) : sum;
+    const ptrdiff_t y_row = y_direct ? p.y.row : sum_row;
+    if (!first && !y_direct) load_result(sum, sum_row, row, rows, column, columns);
+
+    const bool finishing = last && p.epilogue != nullptr;
+    const Tile multiply = wide ? find_wide_tile<T>(rows) : find_tile<T>(rows, vectors);
+    multiply(depth, a, a_row, b, b_row, b_panel, first ? nullptr : y, y_row, finishing ? sum : y,
+             finishing ? sum_row : y_row);
+    if (finishing) {
+      finish(sum, sum_row, row, rows, column, columns);
+    } else if (!y_direct) {
+      store_result(p.y, sum, sum_row, row, rows, column, columns);
+    }
+  }
+
+  // A tile of finished sums, through the epilogue, to y and z.
+  void finish(char* sum, ptrdiff_t sum_row, int64_t row, int rows, int64_t column, int columns) const {
+    const bool whole = columns % V::lanes == 0;
+    const bool y_direct = whole && stores_rows<T>(p, p.y);
+    if (p.epilogue != nullptr) {
+      alignas(64) char kept[kTileVectors * sizeof(V)];
+      const bool z_direct = whole && p.z.data != nullptr && stores_rows<T>(p, p.z);
+      Finish f;
+      f.sum = sum;
+      f.sum_row = sum_row;
+      f.rows = rows;
+      f.vectors = (columns + V::lanes - 1) / V::lanes;
+      f.bias = p.bias == nullptr ? nullptr : p.bias + (p.transposed ? row : column) * item;
+      f.bias_by_row = p.transposed;
+      f.y = y_direct ? address(p.y, row, column) : sum;
+      f.y_row = y_direct ? p.y.row : sum_row;
+      f.z = p.z.data == nullptr ? nullptr : z_direct ? address(p.z, row, column) : kept;
+      f.z_row = z_direct ? p.z.row : sum_row;
+      f.parameters = p.parameters;
+      p.epilogue(f);
+      if (f.z == kept) store_result(p.z, kept, sum_row, row, rows, column, columns);
+      if (y_direct) return;
+    }
+    store_result(p.y, sum, sum_row, row, rows, column, columns);
+  }
+
+  // A tile to a result that has no whole rows for it: another layout, or the last columns.
+  void store_result(const Matrix& m, const char* tile, ptrdiff_t tile_row, int64_t row, int rows, int64_t column,
+                    int columns) const {
+    if (p.transposed) {
+      for (int c = 0; c < columns; c++) {
+        char* to = address(m, column + c, row);
+        for (int r = 0; r < rows; r++) memcpy(to + r * m.column, tile + r * tile_row + c * item, item);
+      }
+      return;
+    }
+    for (int r = 0; r < rows; r++) {
+      char* to = address(m, row + r, column);
+      for (int c = 0; c < columns; c += V::lanes) {
+        const int n = columns - c < V::lanes ? columns - c : V::lanes;
+        const V v = V::load(tile + r * tile_row + c * item);
+        if (m.column == item) {
+          store_partial(v, to + c * item, n);
+        } else {
+          scatter(v, to + c * m.column, m.column, n);
+        }
+      }
+    }
+  }
+  void load_result(char* tile, ptrdiff_t tile_row, int64_t row, int rows, int64_t column, int columns) const {
+    for (int r = 0; r < rows; r++) {
+      for (int c = 0; c < columns; c++) {
+        const char* from = p.transposed ? address(p.y, column + c, row + r) : address(p.y, row + r, column + c);
+        memcpy(tile + r * tile_row + c * item, from, item);
+      }
+    }
+  }
+};
+
+template <class T>
+void multiply_few_rows(Team& team, const Product& p) {
+  constexpr int unit = 4 * Native<T>::lanes;
+  int row_tasks, tasks;
+  share(team.threads, 0.3 * unit * (double)p.k, 0, 0, 1, ceil_div(p.n, unit), row_tasks, tasks);
+  const int64_t units = ceil_div(p.n, unit);
+  team.run(tasks, [&](int task) {
+    Plan plan = {};
+    Block<T> block(p, plan, nullptr);
+    const int64_t begin = units * task / tasks * unit, end = units * (task + 1) / tasks * unit;
+    block.few_rows(begin, end < p.n ? end : p.n);
+  });
+}
+
+// Takes its scratch before it writes a byte.
+template <class T>
+void multiply(Team& team, const Product& p) {
+  const Plan plan = plan_product<T>(p, team.threads);
+  const int tasks = plan.row_tasks * plan.column_tasks;
+  char* scratch = plan.task_bytes() ? (char*)team.scratch(plan.task_bytes() * (size_t)tasks) : nullptr;
+  const int64_t row_units = ceil_div(p.m, plan.rows_in_tile), column_units = ceil_div(p.n, kPanel<T>);
+  auto bound = [](int64_t units, int64_t i, int64_t of, int64_t unit, int64_t end) {
+    const int64_t at = units * i / of * unit;
+    return at < end ? at : end;
+  };
+  team.run(tasks, [&](int task) {
+    const int r = task / plan.column_tasks, c = task % plan.column_tasks;
+    Block<T>(p, plan, scratch + plan.task_bytes() * (size_t)task)
+        .run(bound(row_units, r, plan.row_tasks, plan.rows_in_tile, p.m),
+             bound(row_units, r + 1, plan.row_tasks, plan.rows_in_tile, p.m),
+             bound(column_units, c, plan.column_tasks, kPanel<T>, p.n),
+             bound(column_units, c + 1, plan.column_tasks, kPanel<T>, p.n));
+  });
+}
+
+}  // namespace
+}  // namespace innerloop::INNERLOOP_ISA

@@ -1,0 +1,199 @@
+// Copies blocks of strided matrices to where the tiles read them end to end, transposing in registers on the way.
+#pragma once
+
+#include <utility>
+
+#include "kernels.h"
+#include "simd/simd.h"
+
+namespace innerloop::INNERLOOP_ISA {
+namespace {
+
+// Lanes of a, and of b from V::lanes on, by the index that Pick::at gives each lane.
+template <class Pick, class V, int... I>
+HD V pick_lanes(V a, V b, std::integer_sequence<int, I...>) {
+#ifdef __clang__
+  return __builtin_shufflevector(a.v, b.v, Pick::at(I, V::lanes)...);
+#else
+  using Index = typename Raw<typename BitsOf<typename V::scalar>::signed_type, V::lanes>::type;
+  return __builtin_shuffle(a.v, b.v, Index{Pick::at(I, V::lanes)...});
+#endif
+}
+template <class Pick, class V>
+HD V pick(V a, V b) {
+  return pick_lanes<Pick>(a, b, std::make_integer_sequence<int, V::lanes>());
+}
+
+// Within each group of 16 bytes (Group lanes): pieces of Width lanes, from a and b in turn, of the group's lower or
+// upper half. One instruction on every machine.
+template <int Group, int Width, bool Upper>
+struct Interleave {
+  static constexpr int at(int i, int lanes) {
+    const int group = i / Group * Group, piece = i % Group / Width;
+    return (piece % 2) * lanes + group + (Upper ? Group / 2 : 0) + piece / 2 * Width + i % Width;
+  }
+};
+// Pieces of Width lanes: the even ones of a and b in turn, or the odd ones.
+template <int Width, bool Odd>
+struct Exchange {
+  static constexpr int at(int i, int lanes) {
+    const int piece = i / Width;
+    return (piece % 2) * lanes + (piece / 2 * 2 + (Odd ? 1 : 0)) * Width + i % Width;
+  }
+};
+
+template <int Width, class V>
+HD void exchange(V (&r)[V::lanes]) {
+  if constexpr (Width < V::lanes) {
+    for (int i = 0; i < V::lanes; i++) {
+      if (i & Width) continue;
+      const V a = r[i], b = r[i + Width];
+      r[i] = pick<Exchange<Width, false>>(a, b);
+      r[i + Width] = pick<Exchange<Width, true>>(a, b);
+    }
+    exchange<2 * Width>(r);
+  }
+}
+
+// A square of V::lanes rows, transposed: first within groups of 16 bytes, then groups against groups.
+template <class V>
+HD void transpose(V (&r)[V::lanes]) {
+  constexpr int group = 16 / (int)sizeof(typename V::scalar);
+  for (int i = 0; i < V::lanes; i += group) {
+    if constexpr (group == 4) {
+      const V a = pick<Interleave<4, 1, false>>(r[i], r[i + 1]), b = pick<Interleave<4, 1, true>>(r[i], r[i + 1]);
+      const V c = pick<Interleave<4, 1, false>>(r[i + 2], r[i + 3]),
+              d = pick<Interleave<4, 1, true>>(r[i + 2], r[i + 3]);
+      r[i] = pick<Interleave<4, 2, false>>(a, c);
+      r[i + 1] = pick<Interleave<4, 2, true>>(a, c);
+      r[i + 2] = pick<Interleave<4, 2, false>>(b, d);
+      r[i + 3] = pick<Interleave<4, 2, true>>(b, d);
+    } else {
+      const V a = r[i], b = r[i + 1];
+      r[i] = pick<Interleave<2, 1, false>>(a, b);
+      r[i + 1] = pick<Interleave<2, 1, true>>(a, b);
+    }
+  }
+  exchange<group>(r);
+}
+
+constexpr int kAhead = 512;  // bytes that a packing loop prefetches ahead of itself
+
+// to[i][j] = from[i][j]; rows of `to` lie to_row bytes apart, its columns end to end.
+template <class T>
+void copy_block(const char* from, ptrdiff_t row, ptrdiff_t column, int64_t rows, int64_t columns, char* to,
+                ptrdiff_t to_row) {
+  using V = Native<T>;
+  constexpr int lanes = V::lanes;
+  constexpr ptrdiff_t item = sizeof(T);
+  if (column == item || row != item) {
+    for (int64_t i = 0; i < rows; i++, from += row, to += to_row) {
+      int64_t j = 0;
+      if (column == item) {
+        for (; j + lanes <= columns; j += lanes) V::load(from + j * item).store(to + j * item);
+        if (j < columns)
+          store_partial(load_partial<V>(from + j * item, (int)(columns - j)), to + j * item, (int)(columns - j));
+      } else {
+        for (; j < columns; j++) memcpy(to + j * item, from + j * column, item);
+      }
+    }
+    return;
+  }
+  for (int64_t j = 0; j < columns; j += lanes) {
+    const int width = columns - j < lanes ? (int)(columns - j) : lanes;
+    const char* source = from + j * column;
+    char* target = to + j * item;
+    int64_t i = 0;
+    if (width == lanes) {
+      for (; i + lanes <= rows; i += lanes, source += sizeof(V)) {
+        V square[lanes];
+        for (int q = 0; q < lanes; q++) {
+          square[q] = V::load(source + q * column);
+          prefetch(source + q * column + kAhead);
+        }
+        transpose(square);
+        for (int q = 0; q < lanes; q++, target += to_row) square[q].store(target);
+      }
+    }
+    for (; i < rows; i += lanes, source += sizeof(V)) {
+      const int height = rows - i < lanes ? (int)(rows - i) : lanes;
+      V square[lanes];
+      for (int q = 0; q < lanes; q++) {
+        square[q] = q < width ? load_partial<V>(source + q * column, height) : V(T(0));
+      }
+      transpose(square);
+      for (int q = 0; q < height; q++, target += to_row) store_partial(square[q], target, width);
+    }
+  }
+}
+
+inline char* address(const Matrix& m, int64_t i, int64_t j) {
+  return m.data + (m.rows != nullptr ? m.rows[i] : i * m.row) + j * m.column;
+}
+
+// From row `first` on: how many of `most` rows lie `step` bytes apart.
+inline int64_t run_of_rows(const Matrix& m, int64_t first, int64_t most, ptrdiff_t& step) {
+  step = m.row;
+  if (m.rows == nullptr || most <= 1) return most;
+  step = m.rows[first + 1] - m.rows[first];
+  int64_t n = 2;
+  while (n < most && m.rows[first + n] - m.rows[first + n - 1] == step) n++;
+  return n;
+}
+
+// dy *= act'(saved) in place, over n elements.
+using Derive = void (*)(const double* parameters, char* dy, const char* saved, int64_t n);
+
+// A matrix as a factor of a product: maybe transposed, maybe times an activation's derivative.
+struct Factor {
+  Matrix matrix;
+  bool transposed;
+  Matrix saved;  // data is null without a derivative
+  Derive derive;
+  const double* parameters;
+
+  bool fused() const { return saved.data != nullptr; }
+};
+
+template <class T>
+void pack_matrix(const Matrix& m, bool transposed, int64_t i, int64_t j, int64_t rows, int64_t columns, char* to,
+                 ptrdiff_t to_row) {
+  const int64_t first = transposed ? j : i, n = transposed ? columns : rows, across = transposed ? i : j;
+  for (int64_t r = 0; r < n;) {
+    ptrdiff_t step;
+    const int64_t run = run_of_rows(m, first + r, n - r, step);
+    const char* from = address(m, first + r, across);
+    if (transposed) {
+      copy_block<T>(from, m.column, step, rows, run, to + r * sizeof(T), to_row);
+    } else {
+      copy_block<T>(from, step, m.column, run, columns, to + r * to_row, to_row);
+    }
+    r += run;
+  }
+}
+
+// The block of the factor at (i, j), rows to_row bytes apart. `spare` holds as much as `to`; only a fused factor uses
+// it.
+template <class T>
+void pack_factor(const Factor& f, int64_t i, int64_t j, int64_t rows, int64_t columns, char* to, ptrdiff_t to_row,
+                 char* spare) {
+  pack_matrix<T>(f.matrix, f.transposed, i, j, rows, columns, to, to_row);
+  if (!f.fused()) return;
+  pack_matrix<T>(f.saved, f.transposed, i, j, rows, columns, spare, to_row);
+  for (int64_t r = 0; r < rows; r++) f.derive(f.parameters, to + r * to_row, spare + r * to_row, columns);
+}
+
+// One panel of a right-hand factor, `columns` of at most kPanel: rows end to end, the lanes beyond `columns` zero.
+template <class T>
+void pack_panel(const Factor& f, int64_t i, int64_t j, int64_t rows, int columns, char* to, char* spare) {
+  constexpr ptrdiff_t to_row = kPanel<T> * sizeof(T);
+  if (columns < kPanel<T>) {
+    for (int64_t r = 0; r < rows; r++) {
+      memset(to + r * to_row + columns * sizeof(T), 0, (kPanel<T> - columns) * sizeof(T));
+    }
+  }
+  pack_factor<T>(f, i, j, rows, columns, to, to_row, spare);
+}
+
+}  // namespace
+}  // namespace innerloop::INNERLOOP_ISA
