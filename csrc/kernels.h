@@ -29,6 +29,20 @@ struct Team {
   void* scratch(size_t bytes) { return get_scratch(*this, bytes); }
 };
 
+template <class T>
+struct Span {
+  const T* data;
+  int count;
+  const T* begin() const { return data; }
+  const T* end() const { return data + count; }
+};
+
+// One noun's kernels in every dtype.
+template <class K>
+struct ByDtype {
+  K f32, f64;
+};
+
 // A number that a rule takes, such as negative_slope or lr, and the range it must lie in.
 struct Parameter {
   const char* name;
@@ -106,6 +120,46 @@ struct Elementary {
   void (*f64)(const double* x, double* y, int64_t n);
 };
 
+// A matrix in memory: element (i, j) lies at data + i * row + j * column bytes; where leading axes of an array do not
+// merge into one, at data + rows[i] + j * column.
+struct Matrix {
+  char* data;
+  ptrdiff_t row, column;
+  const ptrdiff_t* rows;
+};
+
+// y = act(x @ w + b): x is m x k, w is k x n.
+struct Linear {
+  int64_t m, n, k;
+  Matrix x, w, y;
+  Matrix z;            // where the pre-activation goes; data is null if nobody keeps it
+  const void* panels;  // w as `pack` laid it out, or null; then w is not read
+  const char* bias;    // or null
+  ptrdiff_t bias_stride;
+  int activation;  // its index in the list
+  const double* parameters;
+};
+
+// dx = dz @ w^T, dw = x^T @ dz, db = the sum of dz's rows, where dz = dy * act'(saved).
+struct LinearBackward {
+  int64_t m, n, k;
+  Matrix dy, x, w, dx, dw;
+  Matrix saved;        // data is null for the identity
+  const void* panels;  // of w transposed, or null; then w is not read
+  char* db;            // or null
+  ptrdiff_t db_stride;
+  int activation;
+  const double* parameters;
+};
+
+// The dense layer in one dtype.
+struct LinearKernels {
+  int panel;  // columns of a panel: `pack` needs room for k * (n rounded up to a multiple of it)
+  void (*pack)(Team& team, int64_t k, int64_t n, const Matrix& w, void* panels);
+  void (*forward)(Team& team, const Linear& linear);
+  void (*backward)(Team& team, const LinearBackward& linear);
+};
+
 // Rows along one axis of up to Operands arrays: a step of the walk is a row. Rows that do not lie contiguous are worked
 // on in scratch, `block` rows at a time, so that one kernel serves every layout with the same bits.
 constexpr int kRowsAtOnce = 16;  // largest `block`
@@ -149,85 +203,31 @@ struct LossKernels {
   void (*softmax_cross_entropy)(const CrossEntropyWork& work, void* scratch, int64_t begin, int64_t end);
 };
 
-struct Losses {
-  LossKernels f32, f64;
-  // A matrix in memory: element (i, j) lies at data + i * row + j * column bytes; where leading axes of an array do not
-  // merge into one, at data + rows[i] + j * column.
-  struct Matrix {
-    char* data;
-    ptrdiff_t row, column;
-    const ptrdiff_t* rows;
-  };
+using Losses = ByDtype<LossKernels>;
 
-  // y = act(x @ w + b): x is m x k, w is k x n.
-  struct Linear {
-    int64_t m, n, k;
-    Matrix x, w, y;
-    Matrix z;            // where the pre-activation goes; data is null if nobody keeps it
-    const void* panels;  // w as `pack` laid it out, or null; then w is not read
-    const char* bias;    // or null
-    ptrdiff_t bias_stride;
-    int activation;  // its index in the list
-    const double* parameters;
-  };
+// Loops that reach a limit of the machine, for benchmarks to be held against.
+struct MemoryProbe {
+  const char* name;
+  int passes;  // bytes moved, in times the buffer's size
+  void (*run)(float* buffer, int64_t n);
+};
+struct Probes {
+  int64_t (*fma_f32)(int64_t rounds, float* sink);  // both return the number of floating-point operations
+  int64_t (*fma_f64)(int64_t rounds, double* sink);
+  Span<MemoryProbe> memory;
+};
 
-  // dx = dz @ w^T, dw = x^T @ dz, db = the sum of dz's rows, where dz = dy * act'(saved).
-  struct LinearBackward {
-    int64_t m, n, k;
-    Matrix dy, x, w, dx, dw;
-    Matrix saved;        // data is null for the identity
-    const void* panels;  // of w transposed, or null; then w is not read
-    char* db;            // or null
-    ptrdiff_t db_stride;
-    int activation;
-    const double* parameters;
-  };
-
-  // The dense layer in one dtype.
-  struct LinearKernels {
-    int panel;  // columns of a panel: `pack` needs room for k * (n rounded up to a multiple of it)
-    void (*pack)(Team& team, int64_t k, int64_t n, const Matrix& w, void* panels);
-    void (*forward)(Team& team, const Linear& linear);
-    void (*backward)(Team& team, const LinearBackward& linear);
-  };
-
-  // One noun's kernels in every dtype.
-  template <class K>
-  struct ByDtype {
-    K f32, f64;
-  };
-
-  template <class T>
-  struct Span {
-    const T* data;
-    int count;
-    const T* begin() const { return data; }
-    const T* end() const { return data + count; }
-  };
-
-  // Loops that reach a limit of the machine, for benchmarks to be held against.
-  struct MemoryProbe {
-    const char* name;
-    int passes;  // bytes moved, in times the buffer's size
-    void (*run)(float* buffer, int64_t n);
-  };
-  struct Probes {
-    int64_t (*fma_f32)(int64_t rounds, float* sink);  // both return the number of floating-point operations
-    int64_t (*fma_f64)(int64_t rounds, double* sink);
-    Span<MemoryProbe> memory;
-  };
-
-  struct Kernels {
-    const char* isa;
-    int vector_bytes;
-    bool has_fma;
-    const Span<Elementary>* elementary;
-    const Span<Activation>* activations;
-    const Span<SoftmaxFunction>* softmaxes;
-    const ByDtype<LinearKernels>* linear;
-    const Losses* losses;
-    const Span<Optimizer>* optimizers;
-    const Probes* probes;
-  };
+struct Kernels {
+  const char* isa;
+  int vector_bytes;
+  bool has_fma;
+  const Span<Elementary>* elementary;
+  const Span<Activation>* activations;
+  const Span<SoftmaxFunction>* softmaxes;
+  const ByDtype<LinearKernels>* linear;
+  const Losses* losses;
+  const Span<Optimizer>* optimizers;
+  const Probes* probes;
+};
 
 }  // namespace innerloop

@@ -2,11 +2,11 @@
 
     python tools/fit_polynomials.py            prints the tables as they stand in math.h
     python tools/fit_polynomials.py --check    exit status 1 unless math.h holds exactly that text
-    python tools/fit_polynomials.py --errors   each table's maximum approximation error, as a power of 2
+    python tools/fit_polynomials.py --errors   also each table's error, as a power of 2
 
-Needs mpmath. Each table is a minimax fit (Remez's exchange on a fine grid, a quotient of polynomials for the normal
-tail) of the relative error of the *function's result*, not of the polynomial. Coefficients are then rounded to the
-type one after the other, from the constant up, and those still free are fitted again after each rounding.
+Needs mpmath, and half a minute. Each table is a minimax fit, by Remez's exchange on a fine grid, of
+the relative error of the function's result rather than of the polynomial. Coefficients are rounded
+to the type one after the other, from the constant up, and those still free are fitted again.
 """
 
 import argparse
@@ -19,12 +19,14 @@ from mpmath import mp, mpf
 
 mp.dps = 36
 HEADER = pathlib.Path(__file__).resolve().parent.parent / "csrc" / "simd" / "math.h"
-BEGIN = "// Tables: printed by tools/fit_polynomials.py, which derives them (--check compares).\n// clang-format off"
+BEGIN = """\
+// Tables: printed by tools/fit_polynomials.py, which derives them (--check compares).
+// clang-format off"""
 END = "// clang-format on"
 COLUMNS = 120
 
 
-# Minimax fits ---------------------------------------------------------------------------------------------------------
+# Minimax fits ------------------------------------------------------------------------------------
 
 
 def horner(coefficients, x):
@@ -32,6 +34,12 @@ def horner(coefficients, x):
     for c in reversed(coefficients):
         result = result * x + c
     return result
+
+
+def error_curve(grid, target, weight, a, b):
+    return [
+        w * (horner(a, x) / horner(b, x) - f) for x, f, w in zip(grid, target, weight, strict=True)
+    ]
 
 
 def reference_points(errors, count):
@@ -56,10 +64,11 @@ def reference_points(errors, count):
 
 
 def remez(grid, target, weight, numerator, denominator, start=None):
-    """Minimises max |weight (A / B - target)| over the grid. A and B are lists of coefficients, None where free.
+    """Minimises max |weight (A / B - target)| over the grid.
 
-    Returns A, B, that maximum and the errors at the grid. The equations of one exchange are linear because the error
-    multiplies the B of the exchange before. `start`: what a fit with one more free coefficient returned.
+    A and B are lists of coefficients, None where free. Returns A, B, that maximum and the errors at
+    the grid. The equations of one exchange are linear because the error multiplies the B of the
+    exchange before. `start`: what a fit with one more free coefficient returned.
     """
     free = [(0, i) for i, c in enumerate(numerator) if c is None] + [
         (1, i) for i, c in enumerate(denominator) if c is None
@@ -90,7 +99,7 @@ def remez(grid, target, weight, numerator, denominator, start=None):
         for column, (table, power) in enumerate(free):
             tables[table][power] = solution[column]
         a, b = tables
-        errors = [w * (horner(a, x) / horner(b, x) - f) for x, f, w in zip(grid, target, weight)]
+        errors = error_curve(grid, target, weight, a, b)
         worst = max(map(abs, errors))
         stalled = stalled + 1 if best is not None and worst > best[2] * mpf("0.999") else 0
         if best is None or worst < best[2]:
@@ -113,122 +122,88 @@ def rounded(x, dtype):
     return mp.nint(x / mpf(2) ** exponent) * mpf(2) ** exponent
 
 
-def fit(grid, target, weight, numerator, denominator, dtype):
-    """remez(), then rounds one coefficient after the other and fits the rest again."""
-    a, b, best = list(numerator), list(denominator), None
-    while None in a or None in b:
-        best = remez(grid, target, weight, a, b, best)
-        table, values = (
-            (a, best[0])
-            if None in a and (None not in b or a.index(None) <= b.index(None))
-            else (b, best[1])
-        )
-        i = table.index(None)
-        table[i] = rounded(values[i], dtype)
-    worst = max(abs(w * (horner(a, x) / horner(b, x) - f)) for x, f, w in zip(grid, target, weight))
-    return a, b, worst
+def fit(grid, target, weight, count, dtype):
+    """A polynomial of `count` coefficients, rounded one after the other, and its error."""
+    a, best = [None] * count, None
+    for i in range(count):
+        best = remez(grid, target, weight, a, [mpf(1)], best)
+        a[i] = rounded(best[0][i], dtype)
+    return a, max(map(abs, error_curve(grid, target, weight, a, [mpf(1)])))
 
 
 def chebyshev_grid(low, high, count=200):
-    """Extrema of a Chebyshev polynomial on [low, high]; 0 itself is left out, as weights vanish there."""
-    grid = [
-        (low + high) / 2 - (high - low) / 2 * mp.cos(mp.pi * k / (count - 1)) for k in range(count)
-    ]
+    """Extrema of a Chebyshev polynomial on [low, high], without 0, where weights vanish."""
+    middle, radius = mpf(low + high) / 2, mpf(high - low) / 2
+    grid = [middle - radius * mp.cos(mp.pi * k / (count - 1)) for k in range(count)]
     return [x for x in grid if abs(x) > mpf(10) ** -6]
 
 
-# What each function needs ---------------------------------------------------------------------------------------------
+# What each function needs -----------------------------------------------------------------------
+# `degree` is that of the approximation in x, r or f; z stands for x^2.
 
 
 def exp_table(dtype, degree):
+    """e^r = 1 + r + r^2 p(r)."""
     grid = chebyshev_grid(-mp.ln2 / 2 * mpf("1.001"), mp.ln2 / 2 * mpf("1.001"))
     target = [(mp.expm1(r) - r) / r**2 for r in grid]
-    return fit(
-        grid, target, [r**2 / mp.exp(r) for r in grid], [None] * (degree - 1), [mpf(1)], dtype
-    )
+    return fit(grid, target, [r**2 / mp.exp(r) for r in grid], degree - 1, dtype)
 
 
 def log_table(dtype, degree):
+    """ln(1 + f) = f + f^2 p(f)."""
     grid = chebyshev_grid(mp.sqrt(mpf("0.5")) - 1, mp.sqrt(2) - 1)
     target = [(mp.log1p(f) - f) / f**2 for f in grid]
-    return fit(
-        grid,
-        target,
-        [f**2 / abs(mp.log1p(f)) for f in grid],
-        [None] * (degree - 1),
-        [mpf(1)],
-        dtype,
-    )
+    return fit(grid, target, [f**2 / abs(mp.log1p(f)) for f in grid], degree - 1, dtype)
 
 
 def tanh_table(dtype, degree):
+    """tanh x = x + x z p(z), |x| <= 0.625."""
     grid = chebyshev_grid(mpf(0), mpf("0.625") ** 2 * mpf("1.0001"))
-    target = [(mp.tanh(mp.sqrt(z)) / mp.sqrt(z) - 1) / z for z in grid]
-    return fit(
-        grid,
-        target,
-        [z * mp.sqrt(z) / mp.tanh(mp.sqrt(z)) for z in grid],
-        [None] * (degree + 1),
-        [mpf(1)],
-        dtype,
-    )
+    value = [mp.tanh(mp.sqrt(z)) / mp.sqrt(z) for z in grid]
+    target = [(v - 1) / z for v, z in zip(value, grid, strict=True)]
+    weight = [z / v for v, z in zip(value, grid, strict=True)]
+    return fit(grid, target, weight, (degree - 1) // 2, dtype)
 
 
 def erf_table(dtype, degree):
+    """erf x = x + x p(z), |x| <= 1."""
     grid = chebyshev_grid(mpf(0), mpf("1.0001"))
-    target = [mp.erf(mp.sqrt(z)) / mp.sqrt(z) - 1 for z in grid]
-    return fit(
-        grid,
-        target,
-        [mp.sqrt(z) / mp.erf(mp.sqrt(z)) for z in grid],
-        [None] * (degree + 1),
-        [mpf(1)],
-        dtype,
-    )
+    value = [mp.erf(mp.sqrt(z)) / mp.sqrt(z) for z in grid]
+    return fit(grid, [v - 1 for v in value], [1 / v for v in value], (degree + 1) // 2, dtype)
 
 
 def cdf_table(dtype, degree):
+    """Phi(x) = 1/2 + x p(z), |x| <= 1."""
     grid = chebyshev_grid(mpf(0), mpf("1.0001"))
     target = [mp.erf(mp.sqrt(z / 2)) / mp.sqrt(z) / 2 for z in grid]
-    return fit(
-        grid,
-        target,
-        [2 * mp.sqrt(z) / mp.erfc(mp.sqrt(z / 2)) for z in grid],
-        [None] * (degree + 1),
-        [mpf(1)],
-        dtype,
-    )
+    weight = [2 * mp.sqrt(z) / mp.erfc(mp.sqrt(z / 2)) for z in grid]
+    return fit(grid, target, weight, (degree + 1) // 2, dtype)
 
 
 def tail_tables(dtype, degree, high):
-    """phi(t) / Phi(-t) - t = N(t) / M(t) for 1 <= t <= high (the inverse of Mills' ratio)."""
-    grid = [
-        2 * (1 + q) / (1 - q) for q in chebyshev_grid(mpf(-1) / 3, (high - 2) / (high + mpf(2)))
-    ]
+    """phi(t) / Phi(-t) = t + n(t) / m(t), 1 <= t <= high: the inverse of Mills' ratio."""
+    ends = (mpf(1) - 2) / 3, (high - 2) / (high + mpf(2))  # of (t - 2) / (t + 2)
+    grid = [2 * (1 + q) / (1 - q) for q in chebyshev_grid(*ends)]
     inverse = [mp.sqrt(2 / mp.pi) * mp.exp(-t * t / 2) / mp.erfc(t / mp.sqrt(2)) for t in grid]
-    target = [g - t for g, t in zip(inverse, grid)]
+    target = [g - t for g, t in zip(inverse, grid, strict=True)]
     weight = [1 / g for g in inverse]
     n, m, _, _ = remez(
         grid, target, weight, [None] * (degree + 1), [mpf(1)] + [None] * (degree + 1)
     )
 
-    def error(a, b, step=1):
-        return max(
-            abs(w * (horner(a, x) / horner(b, x) - f))
-            for x, f, w in list(zip(grid, target, weight))[::step]
-        )
+    # n and m may share any factor: of 128, the one whose rounding harms least.
+    def scaled(k):
+        return [[rounded(c * (1 + mpf(k) / 128), dtype) for c in table] for table in (n, m)]
 
-    def scaled(
-        k,
-    ):  # N and M may share any factor, and the best of some rounds with less harm than the others
-        factor = 1 + mpf(k) / 128
-        return [rounded(c * factor, dtype) for c in n], [rounded(c * factor, dtype) for c in m]
+    def error(k, step):
+        curve = error_curve(grid[::step], target[::step], weight[::step], *scaled(k))
+        return max(map(abs, curve))
 
-    best = min(range(128), key=lambda k: error(*scaled(k), step=5))
-    return *scaled(best), error(*scaled(best))
+    best = min(range(128), key=lambda k: error(k, 5))
+    return *scaled(best), error(best, 1)
 
 
-# Printing -------------------------------------------------------------------------------------------------------------
+# Printing ----------------------------------------------------------------------------------------
 
 
 def literal(x, dtype):
@@ -261,10 +236,10 @@ def truncated(x, bits):
     return mp.floor(x / mpf(2) ** exponent) * mpf(2) ** exponent
 
 
-# The degrees. What they give, as --errors prints it, is an error well below half a unit in the last place.
+# The degrees: as --errors shows, what they leave is well below half a unit in the last place.
 PLAN = {
-    "float": dict(exp=6, log=10, tanh=4, erf=6, cdf=5, tail=(3, mpf("14.5")), ln2_bits=16),
-    "double": dict(exp=11, log=22, tanh=10, erf=11, cdf=9, tail=(8, mpf(39)), ln2_bits=42),
+    "float": dict(exp=6, log=10, tanh=11, erf=13, cdf=11, tail=(3, mpf("14.5")), ln2_bits=16),
+    "double": dict(exp=11, log=22, tanh=23, erf=23, cdf=19, tail=(8, mpf(39)), ln2_bits=42),
 }
 
 
@@ -292,12 +267,11 @@ def tables(dtype):
         f"  static constexpr {dtype} {n} = {literal(rounded(v, dtype), dtype)};"
         for n, v in numbers.items()
     ]
-    for name, (a, b, _) in fits.items():
-        if name == "tail":
-            lines += array("tail_n", a, dtype) + array("tail_m", b, dtype)
-        else:
-            lines += array(name, a, dtype)
-    return lines + ["};"], {name: f[2] for name, f in fits.items()}
+    for name, (*arrays, _) in fits.items():
+        suffixes = ("_n", "_m") if len(arrays) == 2 else ("",)
+        for suffix, coefficients in zip(suffixes, arrays, strict=True):
+            lines += array(name + suffix, coefficients, dtype)
+    return [*lines, "};"], {name: f[-1] for name, f in fits.items()}
 
 
 def main():
@@ -305,7 +279,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--check", action="store_true", help="compare with csrc/simd/math.h")
-    parser.add_argument("--errors", action="store_true", help="print the approximation errors too")
+    parser.add_argument("--errors", action="store_true", help="print the errors too")
     arguments = parser.parse_args()
     lines = []
     for dtype in PLAN:
@@ -314,7 +288,7 @@ def main():
         if arguments.errors:
             for name, error in errors.items():
                 print(f"{dtype} {name}: 2^{float(mp.log(error, 2)):.2f}", file=sys.stderr)
-    derived = "\n".join([BEGIN] + lines + [END])
+    derived = "\n".join([BEGIN, *lines, END])
     if not arguments.check:
         print(derived)
         return 0

@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "cpu/linear_tile.h"
 #include "kernels.h"
 #include "simd/simd.h"
 

@@ -92,9 +92,10 @@ struct Tables<double> {
   static constexpr double tanh[] = {-0.33333333333332854, 0.13333333333261949, -0.05396825393120436,
       0.021869487574671703, -0.008863220984151552, 0.0035919890255209828, -0.0014549581201753008, 0.0005863140723935191,
       -0.00022855925728245115, 7.713878551017148e-05, -1.606987118848654e-05};
-  static constexpr double erf[] = {0.12837916709551256, -0.37612638903183343, 0.11283791670936888, -0.02686617064193708,
-      0.005223977596444343, -0.0008548325467267689, 0.0001205527991983242, -1.4924454868718102e-05,
-      1.6444033587415521e-06, -1.6183286741130402e-07, 1.3614691043566507e-08, -7.606256263016399e-10};
+  static constexpr double erf[] = {0.12837916709551256, -0.37612638903183343, 0.11283791670936888,
+      -0.026866170641968626, 0.005223977597097663, -0.0008548325518819228, 0.00012055282033765751,
+      -1.4924505283274555e-05, 1.6444759910759294e-06, -1.6189521005067248e-07, 1.3644051240764072e-08,
+      -7.664669147135229e-10};
   static constexpr double cdf[] = {0.39894228040143254, -0.06649038006689627, 0.009973557009854422,
       -0.0011873282138025448, 0.000115434678949356, -9.444629032678523e-06, 6.659152285250837e-07,
       -4.115810095823816e-08, 2.21959852506882e-09, -8.868796465702139e-11};
@@ -217,7 +218,7 @@ HD V exp(V x) {
   return e.scale(V(1) + e.s);
 }
 
-// ln x. x = 2^k (1 + f), sqrt(1/2) <= 1 + f < sqrt(2); ln(1 + f) = f + f^2 p(f), of degree 10 (float), 20 (double).
+// ln x. x = 2^k (1 + f), sqrt(1/2) <= 1 + f < sqrt(2); ln(1 + f) = f + f^2 p(f), of degree 10 (float), 22 (double).
 template <class V>
 HD V log(V x) {
   using T = typename V::scalar;
@@ -243,11 +244,11 @@ template <class V>
 HD V tanh(V x) {
   const V a = abs(x);
   const V z = a * a;
-  const V small = fma(a, z * tanh_polynomial(z), a);
+  const V inner = fma(a, z * tanh_polynomial(z), a);
   const Exponential<V> parts = exponential(V(-2) * at_most(a, V(Format<typename V::scalar>::tanh_is_one)));
   const V e = fma(parts.s, parts.power(), parts.power());
-  const V large = V(1) - (e + e) / (V(1) + e);
-  return copysign(select(a < V(0.625), small, large), x);
+  const V outer = V(1) - (e + e) / (V(1) + e);
+  return copysign(select(a < V(0.625), inner, outer), x);
 }
 
 // 1 / (1 + e^-x) = 2^-n / (2^-n + 1 + s) where e^-x = (1 + s) 2^n: no cancellation for either sign.
@@ -265,11 +266,11 @@ template <class V>
 HD V erf(V x) {
   using T = typename V::scalar;
   const V a = at_most(abs(x), V(Format<T>::erf_is_one));
-  const V small = fma(a, erf_polynomial(a * a), a);
+  const V inner = fma(a, erf_polynomial(a * a), a);
   const Exponential<V> e = gaussian(a, V(-1));  // 2 phi(sqrt(2) a)
   const V tail = Tail<V>(V(Tables<T>::sqrt_2) * a, e).quotient();
-  const V large = fma(-tail, e.power(), V(1));
-  return copysign(select(a < V(1), small, large), x);
+  const V outer = fma(-tail, e.power(), V(1));
+  return copysign(select(a < V(1), inner, outer), x);
 }
 
 // The standard normal distribution: cdf = Phi(x), relatively accurate down to the subnormals, and pdf = phi(x).
@@ -284,10 +285,10 @@ HD Normal<V> normal(V x) {
   const V a = at_most(abs(x), V(F::tail_is_zero));
   Exponential<V> e = gaussian(a, V(-0.5));
   e.exponent = e.exponent - typename V::bits_type(1);  // sqrt(2 / pi) to sqrt(1 / 2 pi)
-  const V near = fma(x, cdf_polynomial(x * x), V(0.5));
+  const V inner = fma(x, cdf_polynomial(x * x), V(0.5));
   const V tail = e.scale(Tail<V>(a, e).precise_quotient());
-  const V far = select(x < V(0), tail, V(1) - tail);
-  return {select(a < V(1), near, far), e.scale(V(1) + e.s)};
+  const V outer = select(x < V(0), tail, V(1) - tail);
+  return {select(a < V(1), inner, outer), e.scale(V(1) + e.s)};
 }
 
 }  // namespace innerloop::INNERLOOP_ISA
