@@ -53,7 +53,7 @@ def calls() -> Iterator[tuple[str, Call]]:
         yield f"{name}_backward", Call(backward, arrays, in_place=("dy", "x"))
         if name in ("relu", "sigmoid", "tanh"):
             arrays = {"dy": f32(N, C), "y": f32(N, C), "out": f32(N, C)}
-            yield f"{name}_backward from y", Call(backward, arrays, {"x": None}, in_place=("dy",))
+            yield f"{name}_backward from y", Call(backward, arrays, {"x": None}, in_place=("dy", "y"))
     for name in ("softmax", "log_softmax"):
         yield name, Call(getattr(il, name), {"x": f32(N, C), "out": f32(N, C)}, in_place=("x",))
         arrays = {"dy": f32(N, C), "y": f32(N, C), "out": f32(N, C)}
@@ -146,13 +146,13 @@ DTYPES: dict[str, Callable[[np.ndarray], Any]] = {
 }
 SHAPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "rank + 1": lambda a: a[None].copy(),
-    "rank - 1": lambda a: a.reshape(-1)[: a.shape[-1]].copy() if a.ndim > 1 else a[0].reshape(()),
-    "rank 0": lambda a: a.reshape(-1)[0].reshape(()),
+    "rank - 1": lambda a: a.reshape(-1)[: a.shape[-1]].copy() if a.ndim > 1 else a[:1].reshape(()),
+    "rank 0": lambda a: a.reshape(-1)[:1].reshape(()),
     "longer": lambda a: np.concatenate([a, a[-1:]]),
     "shorter": lambda a: a[:-1].copy(),
     "wider": lambda a: np.concatenate([a, a[..., -1:]], axis=-1),
     "empty": lambda a: a[:0].copy(),
-    "huge": lambda a: np.broadcast_to(a.reshape(-1)[:1], (2**31, 2**31)),
+    "huge": lambda a: np.broadcast_to(a.reshape(-1)[:1], (2**29, 2**29)),
 }
 OUTPUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "read-only": read_only,

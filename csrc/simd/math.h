@@ -1,9 +1,11 @@
 // Elementary functions over any V: exp, log, tanh, sigmoid, erf and the normal distribution, for float and double.
 //
 // One algorithm per function; a precision is a table. Every V performs the same operations in the same order, so with
-// FMA the results are the same bits at any width; without it (v2) the bounds below still hold to within an ULP or so.
-// Errors are in units in the last place of the exact result, subnormal results included. float: the maximum over all
-// 2^32 inputs with FMA; double: over a sample (tests/cpp/math_test.cpp, which holds the bounds).
+// FMA the results are the same bits at any width.
+//
+// The errors stated are in units in the last place of the exact result, subnormal results included: the largest over
+// all 2^32 floats / over a sample of doubles, with FMA. tests/cpp/math_test.cpp holds the bounds, and those without FMA
+// (v2), which differ where an FMA recovered a rounding error: 2.9 / 3.2 for the normal cdf, else within 0.3.
 #pragma once
 
 #include <math.h>
@@ -27,9 +29,9 @@ struct Format<float> {
   static constexpr float two_to_mantissa = 8388608.0f;    // 2^23
   static constexpr float round_to_integer = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   static constexpr float min_normal = 1.17549435e-38f;
-  static constexpr float exp_min = -104.0f;  // exp below is 0, and above exp_max infinity
+  static constexpr float exp_min = -104.0f;  // exp is 0 from here down, and infinity from exp_max up
   static constexpr float exp_max = 89.0f;
-  static constexpr float tanh_is_one = 10.0f;  // tanh, erf and the normal tail are 1, 1, 0 from here
+  static constexpr float tanh_is_one = 10.0f;  // tanh(x), sigmoid(2x), erf(x) are 1 and Phi(-x) is 0 from here up
   static constexpr float erf_is_one = 4.0f;
   static constexpr float tail_is_zero = 15.0f;
 };
@@ -210,7 +212,7 @@ struct Tail {
   }
 };
 
-// e^x.
+// e^x. 0.87 / 0.86 ULP.
 template <class V>
 HD V exp(V x) {
   using F = Format<typename V::scalar>;
@@ -219,6 +221,7 @@ HD V exp(V x) {
 }
 
 // ln x. x = 2^k (1 + f), sqrt(1/2) <= 1 + f < sqrt(2); ln(1 + f) = f + f^2 p(f), of degree 10 (float), 22 (double).
+// 0.80 / 0.88 ULP.
 template <class V>
 HD V log(V x) {
   using T = typename V::scalar;
@@ -240,6 +243,7 @@ HD V log(V x) {
 }
 
 // tanh x. |x| < 0.625: x + x^3 p(x^2), of degree 11 (float), 23 (double). Beyond: 1 - 2e / (1 + e), e = exp(-2|x|).
+// 1.45 / 1.41 ULP.
 template <class V>
 HD V tanh(V x) {
   const V a = abs(x);
@@ -251,7 +255,7 @@ HD V tanh(V x) {
   return copysign(select(a < V(0.625), inner, outer), x);
 }
 
-// 1 / (1 + e^-x) = 2^-n / (2^-n + 1 + s) where e^-x = (1 + s) 2^n: no cancellation for either sign.
+// 1 / (1 + e^-x) = 2^-n / (2^-n + 1 + s) where e^-x = (1 + s) 2^n: no cancellation for either sign. 2.00 / 2.00 ULP.
 template <class V>
 HD V sigmoid(V x) {
   using F = Format<typename V::scalar>;
@@ -262,6 +266,7 @@ HD V sigmoid(V x) {
 }
 
 // erf x. |x| < 1: x + x p(x^2), of degree 13 (float), 23 (double). Beyond: 1 - 2 Phi(-sqrt(2) |x|).
+// 0.95 / 1.04 ULP.
 template <class V>
 HD V erf(V x) {
   using T = typename V::scalar;
@@ -274,7 +279,9 @@ HD V erf(V x) {
 }
 
 // The standard normal distribution: cdf = Phi(x), relatively accurate down to the subnormals, and pdf = phi(x).
-// |x| < 1: Phi = 1/2 + x p(x^2), of degree 11 (float), 19 (double). Beyond: from the tail.
+// |x| < 1: Phi = 1/2 + x p(x^2), of degree 11 (float), 19 (double). Beyond: from the tail. cdf 2.18 / 1.92 ULP,
+// pdf 1.30 / 0.98; x * cdf, which is gelu(x), 2.67 / 2.42 where it is above 2^-122 / 2^-1016 in magnitude: cdf is
+// subnormal below, and its last place, times x, more than one of the product's.
 template <class V>
 struct Normal {
   V cdf, pdf;
