@@ -27,8 +27,8 @@ grads : array or list of arrays
     Their gradients: as many arrays, of the same shapes and dtypes.
 """
 _STATE = """{name}s : array or list of arrays{optional}
-    State `{name}` of each parameter, of its shape and dtype: zeros before step 1. Written in
-    place{needed}.
+    State `{name}`, of its parameter's shape and dtype: zeros before step 1.
+    Written in place{needed}.
 """
 _STEP = """step : int
     The number of this step, counting from 1.
