@@ -53,7 +53,10 @@ def calls() -> Iterator[tuple[str, Call]]:
         yield f"{name}_backward", Call(backward, arrays, in_place=("dy", "x"))
         if name in ("relu", "sigmoid", "tanh"):
             arrays = {"dy": f32(N, C), "y": f32(N, C), "out": f32(N, C)}
-            yield f"{name}_backward from y", Call(backward, arrays, {"x": None}, in_place=("dy", "y"))
+            yield (
+                f"{name}_backward from y",
+                Call(backward, arrays, {"x": None}, in_place=("dy", "y")),
+            )
     for name in ("softmax", "log_softmax"):
         yield name, Call(getattr(il, name), {"x": f32(N, C), "out": f32(N, C)}, in_place=("x",))
         arrays = {"dy": f32(N, C), "y": f32(N, C), "out": f32(N, C)}
