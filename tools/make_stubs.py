@@ -16,8 +16,6 @@ from pathlib import Path
 HEADER = '''"""Written by tools/make_stubs.py from the reference's signatures."""
 
 from typing import Any, TypeVar
-
-_A = TypeVar("_A")
 '''
 
 
@@ -44,21 +42,42 @@ def defaults_of(function: ast.FunctionDef) -> list[tuple[str, str, str]]:
     ]
 
 
-def own(path: Path) -> str:
-    """The public functions and constants that a module declares itself, bodies left out."""
-    lines = []
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+def public(body: list[ast.stmt]) -> list[ast.stmt]:
+    """The public declarations among some statements, bodies and values left out."""
+    kept: list[ast.stmt] = []
+    for node in body:
+        if isinstance(node, ast.FunctionDef) and (node.name == "__init__" or node.name[0] != "_"):
             node.body = [ast.Expr(ast.Constant(...))]
-            lines.append(ast.unparse(node))
-        elif isinstance(node, ast.AnnAssign):
-            lines.append(f"{ast.unparse(node.target)}: {ast.unparse(node.annotation)}")
-    return "\n".join(lines)
+            kept.append(node)
+        elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            node.body = public(node.body) or [ast.Pass()]
+            kept.append(node)
+        elif isinstance(node, ast.AnnAssign) and not ast.unparse(node.target).startswith("_"):
+            node.value = None
+            kept.append(node)
+    return kept
+
+
+def own(path: Path) -> str:
+    """What a module declares itself, imports of names for annotations included."""
+    body = ast.parse(path.read_text()).body
+    imports = [n for n in body if isinstance(n, ast.ImportFrom) and not n.level]
+    imports = [n for n in imports if n.module in ("typing", "collections.abc", "numpy.typing")]
+    return "\n".join(ast.unparse(node) for node in [*imports, *public(body)])
+
+
+def declared(module: Path) -> list[str]:
+    """The names that a module's own ``__all__`` starts from."""
+    for node in ast.parse(module.read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return list(ast.literal_eval(node.value))
+    raise SystemExit(f"{module} has no __all__")
 
 
 def activations(package: Path) -> str:
     """Stub of innerloop.activations."""
-    lines = [HEADER, "__all__: list[str]", own(package / "activations.py")]
+    names = declared(package / "activations.py")
+    lines = [HEADER, own(package / "activations.py"), '_A = TypeVar("_A")']
     source = package / "reference" / "activations.py"
     forward = {n.name: n for n in ast.parse(source.read_text()).body if hasattr(n, "args")}
     for function, call in functions(source, "backward_of"):
@@ -71,12 +90,15 @@ def activations(package: Path) -> str:
             f"def {function.name}(dy: _A, x: Any{parameters}, *, y: Any = None, out: Any = None)"
             " -> _A: ..."
         )
+        names += [name, function.name]
+    lines.append(f"__all__ = {names}")
     return "\n".join(lines) + "\n"
 
 
 def optimizers(package: Path) -> str:
     """Stub of innerloop.optimizers."""
-    lines = [HEADER, "__all__: list[str]", own(package / "optimizers.py")]
+    names = declared(package / "optimizers.py")
+    lines = [HEADER, "import inspect", own(package / "optimizers.py")]
     for function, call in functions(package / "reference" / "optimizers.py", "optimizer"):
         keywords = {k.arg: k.value for k in call.keywords}
         class_name = ast.literal_eval(keywords["class_name"])
@@ -94,15 +116,15 @@ def optimizers(package: Path) -> str:
         )
         lr, rest = hyper[0], hyper[1:]
         rest_text = "".join(f", {n}: {kind} = {default}" for n, kind, default in rest)
-        lines.append(f"class {class_name}:")
+        lines.append(f"class {class_name}(Optimizer):")
+        lines.append("    __signature__: inspect.Signature")
         lines += [f"    {n}: {kind}" for n, kind, _ in hyper]
         lines.append(
             f"    def __init__(self, params: Any, {lr[0]}: {lr[1]} = {lr[2]}, *{rest_text})"
             " -> None: ..."
         )
-        lines.append("    def step(self, grads: Any) -> None: ...")
-        lines.append("    def state_dict(self) -> dict[str, Any]: ...")
-        lines.append("    def load_state_dict(self, state: dict[str, Any]) -> None: ...")
+        names += [f"{function.name}_step", class_name]
+    lines.append(f"__all__ = {names}")
     return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""The native module: converts, checks, calls the list. Its functions take their arguments in order."""
+"""The native module: converts, checks, calls the list. Its functions take arguments in order."""
 
 from typing import Any
 
