@@ -3,8 +3,8 @@
 
 #include <utility>
 
+#include "cpu/linear_tile.h"
 #include "kernels.h"
-#include "simd/simd.h"
 
 namespace innerloop::INNERLOOP_ISA {
 namespace {
