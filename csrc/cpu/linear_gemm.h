@@ -36,8 +36,8 @@ struct Product {
   char* column_sums;  // of b, n of them, 0 at first; or null
 };
 
-// Blocks of k are about kDepth long: a panel of b fills the first-level cache at most. A block of a takes a third of
-// a second-level cache of 512 KB, and all panels of a block of b 2 MB of the third.
+// A panel of b in a block of k fills the first-level cache at most, a block of a's rows takes about a third of a
+// second-level cache of 512 KB, and the panels packed together 2 MB of the third. Half or twice of each costs up to 5%.
 constexpr int64_t kDepthBytes = 2048;
 constexpr int64_t kRowsInBlock = 96;
 constexpr int64_t kPanelsInBlock = 64;
@@ -177,55 +177,30 @@ class Block {
     }
   }
 
-  // The same for Rows rows of plain columns and a right-hand factor whose columns lie end to end: those are transposed
-  // in registers, so that b is read once and never packed.
+  // The same for few rows of plain columns, and a right-hand factor whose columns lie end to end: squares of it are
+  // transposed in registers, so that it is read once and never packed.
   template <int Rows = kFewRows<T>>
   void few_rows(int64_t column, int64_t column_end) {
     if constexpr (Rows > 1) {
       if (p.m < Rows) return few_rows<Rows - 1>(column, column_end);
     }
-    constexpr int groups = Rows == 1 ? 4 : 2;
-    static_assert(Rows * groups <= kTileVectors);
-    const char* a = address(p.a.matrix, 0, 0);
+    // Two chains side by side hide some of an fma's latency; but 16 columns 2 KB apart would fall into few sets of the
+    // first-level cache, and its lines be gone before they are used up.
+    constexpr int most = Rows == 1 ? 2 : 1;
+    const int groups = p.b.matrix.column % 2048 == 0 ? 1 : most;
     for (int64_t j = column; j < column_end; j += groups * V::lanes) {
-      alignas(64) char sum[kTileVectors * sizeof(V)];
-      constexpr ptrdiff_t sum_row = groups * sizeof(V);
-      const int columns = (int)(column_end - j < groups * V::lanes ? column_end - j : groups * V::lanes);
-      const char* b[groups * V::lanes];  // a column beyond the last repeats the last
-      for (int c = 0; c < groups * V::lanes; c++) b[c] = address(p.b.matrix, 0, j + (c < columns ? c : columns - 1));
-      V sums[Rows][groups];
-      for (int r = 0; r < Rows; r++) {
-        for (int g = 0; g < groups; g++) sums[r][g] = V(T(0));
-      }
-      auto step = [&](int64_t k, int n) {
-        INNERLOOP_UNROLL
-        for (int g = 0; g < groups; g++) {
-          V square[V::lanes];
-          INNERLOOP_UNROLL
-          for (int q = 0; q < V::lanes; q++) {
-            const char* from = b[g * V::lanes + q] + k * item;
-            square[q] = n == V::lanes ? V::load(from) : load_partial<V>(from, n);
-            if (n == V::lanes) prefetch(from + kAhead);
-          }
-          transpose(square);
-          for (int r = 0; r < Rows; r++) {
-            INNERLOOP_UNROLL
-            for (int q = 0; q < V::lanes; q++) {
-              if (q >= n) break;
-              T x;
-              memcpy(&x, a + r * p.a.matrix.row + (k + q) * item, item);
-              sums[r][g] = fma(V(x), square[q], sums[r][g]);
-            }
+      if (groups == most && j + most * V::lanes <= column_end) {
+        few_rows_by<Rows, most, true>(j, most * V::lanes);
+      } else {
+        for (int64_t c = j; c < column_end && c < j + groups * V::lanes; c += V::lanes) {
+          const int64_t rest = column_end - c;
+          if (rest >= V::lanes) {
+            few_rows_by<Rows, 1, true>(c, V::lanes);
+          } else {
+            few_rows_by<Rows, 1, false>(c, (int)rest);
           }
         }
-      };
-      int64_t k = 0;
-      for (; k + V::lanes <= p.k; k += V::lanes) step(k, V::lanes);
-      if (k < p.k) step(k, (int)(p.k - k));
-      for (int r = 0; r < Rows; r++) {
-        for (int g = 0; g < groups; g++) sums[r][g].store(sum + r * sum_row + g * sizeof(V));
       }
-      finish(sum, sum_row, 0, Rows, j, columns);
     }
   }
 
@@ -236,6 +211,59 @@ class Block {
   int64_t rows_begin = 0, rows_end = 0, tiles = 0;  // rows are dealt out evenly, so that no tile is left with one row
   int64_t k_begin = 0, depth = 0;                   // this block of k
   bool first = true, last = true;
+
+  template <int Rows, int Groups, bool Whole>
+  void few_rows_by(int64_t column, int columns) const {
+    static_assert(Rows * Groups <= kTileVectors);
+    constexpr int lanes = V::lanes, at_once = 64 / sizeof(V);  // vectors of a column: one line of the cache
+    const char* a = address(p.a.matrix, 0, 0);
+    const char* b = address(p.b.matrix, 0, column);
+    V sums[Rows][Groups];
+    for (int r = 0; r < Rows; r++) {
+      for (int g = 0; g < Groups; g++) sums[r][g] = V(T(0));
+    }
+    auto step = [&](int64_t k, int g, int n) {
+      V square[lanes];
+      INNERLOOP_UNROLL
+      for (int q = 0; q < lanes; q++) {
+        const int c = g * lanes + q;  // a column beyond the last repeats the last
+        const char* from = b + (Whole || c < columns ? c : columns - 1) * p.b.matrix.column + k * item;
+        square[q] = n == lanes ? V::load(from) : load_partial<V>(from, n);
+      }
+      transpose(square);
+      for (int r = 0; r < Rows; r++) {
+        INNERLOOP_UNROLL
+        for (int q = 0; q < lanes; q++) {
+          if (q >= n) break;
+          T x;
+          memcpy(&x, a + r * p.a.matrix.row + (k + q) * item, item);
+          sums[r][g] = fma(V(x), square[q], sums[r][g]);
+        }
+      }
+    };
+    int64_t k = 0;
+    for (; k + at_once * lanes <= p.k; k += at_once * lanes) {
+      INNERLOOP_UNROLL
+      for (int g = 0; g < Groups; g++) {
+        if (Groups == 1) {
+          for (int q = 0; q < lanes; q++) prefetch(b + q * p.b.matrix.column + k * item + kAhead);
+        }
+        INNERLOOP_UNROLL
+        for (int i = 0; i < at_once; i++) step(k + i * lanes, g, lanes);
+      }
+    }
+    for (; k < p.k; k += lanes) {
+      const int n = (int)(p.k - k < lanes ? p.k - k : lanes);
+      INNERLOOP_UNROLL
+      for (int g = 0; g < Groups; g++) step(k, g, n);
+    }
+    alignas(64) char sum[kTileVectors * sizeof(V)];
+    constexpr ptrdiff_t sum_row = Groups * sizeof(V);
+    for (int r = 0; r < Rows; r++) {
+      for (int g = 0; g < Groups; g++) sums[r][g].store(sum + r * sum_row + g * sizeof(V));
+    }
+    finish(sum, sum_row, 0, Rows, column, columns);
+  }
 
   int64_t tile_begin(int64_t tile) const { return rows_begin + (rows_end - rows_begin) * tile / tiles; }
 

@@ -5,7 +5,6 @@
 
 #include "cpu/linear_tile.h"
 #include "kernels.h"
-#include "simd/simd.h"
 
 namespace innerloop::INNERLOOP_ISA {
 namespace {
