@@ -9,9 +9,10 @@ from __future__ import annotations
 import copy
 import itertools
 
-import innerloop as il
 import numpy as np
 import pytest
+
+import innerloop as il
 from innerloop import _core
 from innerloop.reference import OPTIMIZERS
 

@@ -8,11 +8,11 @@ import threading
 
 import numpy as np
 import pytest
+from optimizer_cases import CASES, DTYPES, ISAS, LOOPS, NAMES, Problem, close, same_bits
 
 import innerloop as il
 from innerloop import _core
 from innerloop.reference import OPTIMIZERS
-from optimizer_cases import CASES, DTYPES, ISAS, LOOPS, NAMES, Problem, close, same_bits
 
 FMA_ISAS = [isa for isa in ISAS if isa != "v2"]
 

@@ -6,11 +6,12 @@ import copy
 import io
 import itertools
 
-import innerloop as il
 import numpy as np
 import pytest
-from innerloop.reference import OPTIMIZERS
 from optimizer_cases import CASES, DTYPES, LOOPS, NAMES, random, read_only, same_bits
+
+import innerloop as il
+from innerloop.reference import OPTIMIZERS
 
 
 def run_class(optimizer, steps, first=1):

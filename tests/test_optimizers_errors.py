@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import innerloop as il
 import numpy as np
 import pytest
-from innerloop.reference import OPTIMIZERS
 from optimizer_cases import NAMES, random, read_only, same_bits
+
+import innerloop as il
+from innerloop.reference import OPTIMIZERS
 
 
 def good(name="adam", n=5, dtype=np.float32):
