@@ -267,14 +267,15 @@ def test_bench_nouns_are_modules() -> None:
 def test_measure_pairs_rounds_with_peers() -> None:
     calls: list[str] = []
     case = Case("c", "g", lambda: calls.append("a"), {"b": lambda: calls.append("b")}, 1.0, 1.0)
-    result = measure(case, 1e-9, Settings.quick())
+    result = measure(case, Settings.quick())
     assert {*calls} == {"a", "b"}
     result.timings["innerloop"] = Timing([1.0, 2.0, 4.0])
     result.timings["b"] = Timing([3.0, 4.0, 16.0])
     assert result.ratio("b") == 3.0
     assert result.ratio("absent") is None
     assert result.seconds == 2.0
-    assert result.of_limit == 5e-10
+    result.limit = 1.0
+    assert result.of_limit == 0.5
 
 
 # --- the probes ----------------------------------------------------------------------------------

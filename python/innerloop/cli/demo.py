@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import innerloop as il
 
+from . import machine
 from .console import console, human_time, show_table
 from .demo_check import TOLERANCE, Difference, first_step_differences
 
@@ -205,15 +206,21 @@ def train_sklearn(data: Data, options: argparse.Namespace) -> Result:
     return Result("scikit-learn", seconds, accuracy, list(model.loss_curve_))
 
 
-def report(differences: list[Difference], results: list[Result]) -> None:
-    """Print what was reached."""
+def report_check(differences: list[Difference]) -> bool:
+    """Print how far the first step is from the reference's; return whether that is near enough."""
     worst = max(differences, key=lambda d: d.relative)
-    verdict = "agree" if worst.relative <= TOLERANCE else "DO NOT AGREE"
+    right = worst.relative <= TOLERANCE
     console.print(
-        f"first step: loss and {len(differences) - 1} gradients {verdict} with the NumPy "
-        f"reference; largest difference {max(d.absolute for d in differences):.1e}, "
-        f"{worst.relative:.1e} of the largest element ({worst.name})"
+        f"first step: loss and {len(differences) - 1} gradients "
+        f"{'agree' if right else 'DO NOT AGREE'} with the NumPy reference; largest difference "
+        f"{max(d.absolute for d in differences):.1e}, or {worst.relative:.1e} of the largest "
+        f"element ({worst.name})"
     )
+    return right
+
+
+def report_results(results: list[Result]) -> None:
+    """Print what was reached."""
     ours = results[0]
     rows = [
         (
@@ -226,9 +233,9 @@ def report(differences: list[Difference], results: list[Result]) -> None:
         for r in results
     ]
     show_table("", ["", "test accuracy", "last loss", "training time", "relative"], rows)
-    if len(results) > 1:
-        ratio = results[1].seconds / ours.seconds
-        console.print(f"innerloop trains at {ratio:.2f} times scikit-learn's speed.")
+    for r in results[1:]:
+        ratio = r.seconds / ours.seconds
+        console.print(f"innerloop trains at {ratio:.2f} times {r.name}'s speed.")
 
 
 def save_plot(path: str, results: list[Result]) -> None:
@@ -254,6 +261,7 @@ def run(options: argparse.Namespace) -> int:
     if options.plot:
         import matplotlib  # noqa: F401  missing: say so before training
 
+    busy = machine.is_busy()
     data = load_data()
     network = Network(SIZES, np.random.default_rng(options.seed))
     console.print(
@@ -265,13 +273,15 @@ def run(options: argparse.Namespace) -> int:
     differences = first_step_differences(
         loss_and_gradients, network.parameters, data.x[batch], data.digits[batch]
     )
+    right = report_check(differences)
     results = [train(network, data, options)]
     if not options.skip_sklearn:
         console.print("training scikit-learn's MLPClassifier ...")
         results.append(train_sklearn(data, options))
-    report(differences, results)
+    report_results(results)
+    if busy:
+        console.print("Other work was running on this machine: its times mean little.")
     if options.plot:
         save_plot(options.plot, results)
         console.print(f"loss curves saved as {options.plot}")
-    right = all(d.relative <= TOLERANCE for d in differences)
     return 0 if right and results[0].accuracy >= GOAL else 1

@@ -54,6 +54,11 @@ def load_average() -> float | None:
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
+def is_busy() -> bool:
+    """Say whether others want more processors than this process leaves them."""
+    return (load_average() or 0.0) > cpus()
+
+
 def version_of(distribution: str) -> str | None:
     """Return a distribution's version, or None where it is not installed."""
     try:

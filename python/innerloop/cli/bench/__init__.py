@@ -79,7 +79,6 @@ def _run(options: argparse.Namespace, threads: int) -> int:
     limits = Limits(0.002 if options.quick else 0.03)
     settings = Settings.quick() if options.quick else Settings()
     about = context(threads, torch)
-    about["gflops"] = round(limits.flops() / 1e9, 1)
     noun = importlib.import_module(f".{options.noun}", __name__)
     results: list[Result] = []
     for case in _shown(noun.cases(torch, options.quick), options.noun):
@@ -88,8 +87,13 @@ def _run(options: argparse.Namespace, threads: int) -> int:
         except AssertionError as error:
             print(f"bench {options.noun}, {case.name}: {error}", file=sys.stderr)
             return 1
-        limit = limits.seconds(case.flops, case.moved, case.footprint)
-        results.append(measure(case, limit, settings))
+        limits.bandwidth(case.footprint)
+        if case.flops:
+            limits.flops(again=True)
+        results.append(measure(case, settings))
+    for result in results:  # now that the limits are known best
+        result.limit = limits.seconds(result.flops, result.moved, result.footprint)
+    about["gflops"] = round(limits.flops() / 1e9, 1)
     about["round_trip_ns_after"] = round_trip()
     report(results, about, options.markdown)
     if options.json:

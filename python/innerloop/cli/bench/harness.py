@@ -89,7 +89,10 @@ class Result:
     case: str
     group: str
     timings: dict[str, Timing]
-    limit: float  # seconds
+    moved: float
+    footprint: float
+    flops: float
+    limit: float = 0.0  # seconds, from the three above
 
     @property
     def seconds(self) -> float:
@@ -123,7 +126,7 @@ def _block(call: Callable[[], object], estimate: float, settings: Settings) -> f
     return statistics.median(_seconds(call, repeats) for _ in range(samples))
 
 
-def measure(case: Case, limit: float, settings: Settings) -> Result:
+def measure(case: Case, settings: Settings) -> Result:
     """Time a case's contenders by turns."""
     contenders = {OURS: case.run, **case.peers}
     estimates = {}
@@ -138,7 +141,7 @@ def measure(case: Case, limit: float, settings: Settings) -> Result:
                 continue
             time.sleep(settings.pause)
             timings[name].rounds.append(_block(contenders[name], estimates[name], settings))
-    return Result(case.name, case.group, timings, limit)
+    return Result(case.name, case.group, timings, case.moved, case.footprint, case.flops)
 
 
 def geometric_mean(values: list[float]) -> float:
