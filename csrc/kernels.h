@@ -70,8 +70,8 @@ struct Elementary {
   void (*f64)(const double* x, double* y, int64_t n);
 };
 
-// Rows along one axis of up to Operands arrays: a step of the walk is a row. Rows that do not lie contiguous are worked on
-// in scratch, `block` rows at a time, so that one kernel serves every layout with the same bits.
+// Rows along one axis of up to Operands arrays: a step of the walk is a row. Rows that do not lie contiguous are worked
+// on in scratch, `block` rows at a time, so that one kernel serves every layout with the same bits.
 constexpr int kRowsAtOnce = 16;  // largest `block`
 template <int Operands>
 struct Rows {
@@ -83,8 +83,8 @@ struct Rows {
   ptrdiff_t step[Operands];  // bytes between the elements of a gathered row
 };
 
-// A long row is read in blocks of this many elements, each of which may raise the maximum that exp is taken relative to.
-// The scratch of a task begins with one element a block, then come the gathered rows, operand by operand.
+// A long row is read in blocks of this many elements, each of which may raise the maximum that exp is taken relative
+// to. The scratch of a task begins with one element a block, then come the gathered rows, operand by operand.
 constexpr int64_t kRowBlock = 2048;
 
 // Softmax or log_softmax in one dtype. Ranges are of the rows.
@@ -100,11 +100,10 @@ struct SoftmaxFunction {
 
 // Softmax cross-entropy over rows of logits; see rules/losses.h. T is the dtype of all but the labels.
 struct CrossEntropyWork {
-  Rows<5> rows;        // logits; target probabilities; labels, one int64 a row, -1: ignored; losses, one T a row; dlogits
+  Rows<5> rows;  // logits; target probabilities; labels, one int64 a row, -1: ignored; losses, one T a row; dlogits
   bool probabilities;  // else labels
   bool gradient;       // whether dlogits are wanted
   const void* weight;  // one T a class, contiguous; or null
-  double weight_sum;   // the number of classes without weights
   double label_smoothing;
   double scale;  // multiplies the gradient
 };

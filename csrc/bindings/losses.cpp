@@ -98,6 +98,8 @@ py::object cross_entropy(py::handle logits, py::handle target, py::handle weight
 
 }  // namespace
 
-void bind_losses(py::module_& m) { m.def("softmax_cross_entropy", &cross_entropy); }
+void bind_losses(py::module_& m) {
+  m.def("softmax_cross_entropy", &cross_entropy);
+}
 
 }  // namespace innerloop

@@ -19,8 +19,8 @@ struct CrossEntropyOptions {
 // Throws IndexError for a label out of range. softmax_cross_entropy does so itself.
 void check_labels(const TensorView& logits, const TensorView& target, const CrossEntropyOptions& options);
 
-// Returns the reduced loss, or writes `losses` for Reduction::none. `weight`, `losses` (of the rows' shape) and `dlogits`
-// may be null. Throws IndexError, with nothing written, for a label out of range.
+// Returns the reduced loss, or writes `losses` for Reduction::none. `weight`, `losses` (of the rows' shape) and
+// `dlogits` may be null. Throws IndexError, with nothing written, for a label out of range.
 double softmax_cross_entropy(const TensorView& logits, const TensorView& target, const TensorView* weight,
                              const CrossEntropyOptions& options, const TensorView* losses, const TensorView* dlogits);
 

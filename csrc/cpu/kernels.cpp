@@ -10,7 +10,7 @@
 namespace innerloop::INNERLOOP_ISA {
 
 extern const Kernels kernels;
-const Kernels kernels = {INNERLOOP_NAME(INNERLOOP_ISA), kVectorBytes, kHasFma, &elementary, &activations,
-                         &softmaxes, &losses};
+const Kernels kernels = {
+    INNERLOOP_NAME(INNERLOOP_ISA), kVectorBytes, kHasFma, &elementary, &activations, &softmaxes, &losses};
 
 }  // namespace innerloop::INNERLOOP_ISA
