@@ -194,7 +194,6 @@ struct CrossEntropyWork {
   bool probabilities;  // else labels
   bool gradient;       // whether dlogits are wanted
   const void* weight;  // one T a class, contiguous; or null
-  double weight_sum;   // the number of classes without weights
   double label_smoothing;
   double scale;  // multiplies the gradient
 };

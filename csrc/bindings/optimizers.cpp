@@ -14,9 +14,7 @@
 namespace innerloop {
 namespace {
 
-std::string text(py::handle value) {
-  return std::string(py::repr(value));
-}
+std::string text(py::handle value) { return std::string(py::repr(value)); }
 
 // The numbers of a step, as the kernels and as the reference take them: betas=(0.9, 0.999) is beta1 and beta2 to the
 // one and a tuple to the other.

@@ -97,7 +97,6 @@ Labels read_labels(Call& call, const TensorView& t, int64_t classes, int64_t ign
 struct Weights {
   const void* values = nullptr;
   const double* wide = nullptr;
-  double sum;
 };
 
 template <class T>
@@ -105,13 +104,11 @@ Weights read_weights(Call& call, const TensorView& weight) {
   const int64_t n = weight.shape[0];
   T* values = static_cast<T*>(call.scratch((size_t)n * sizeof(T)));
   double* wide = static_cast<double*>(call.scratch((size_t)n * sizeof(double)));
-  double sum = 0;
   for (int64_t c = 0; c < n; c++) {
     memcpy(&values[c], weight.data + c * weight.strides[0], sizeof(T));
     wide[c] = (double)values[c];
-    sum += wide[c];
   }
-  return {values, wide, sum};
+  return {values, wide};
 }
 
 // In a tree that depends on n alone: halves of 512 elements or fewer, and those over eight lanes.
@@ -149,7 +146,6 @@ double softmax_cross_entropy(const TensorView& logits, const TensorView& target,
   const TensorView rows_shape = without_axis(logits, options.axis);
   const int64_t rows = rows_shape.size();
   Weights weights;
-  weights.sum = (double)classes;
   if (weight) weights = wide ? read_weights<double>(call, *weight) : read_weights<float>(call, *weight);
   Labels labels = {nullptr, classes > 0 ? (double)rows : 0};  // as in PyTorch, the mean over no logits is NaN
   if (!probabilities) labels = read_labels(call, target, classes, options.ignore_index, weights.wide);
@@ -174,7 +170,6 @@ double softmax_cross_entropy(const TensorView& logits, const TensorView& target,
     work.probabilities = probabilities;
     work.gradient = dlogits != nullptr;
     work.weight = weights.values;
-    work.weight_sum = weights.sum;
     work.label_smoothing = options.label_smoothing;
     work.scale = options.grad_scale / divisor;
     const LossKernels& typed = wide ? kernels().losses->f64 : kernels().losses->f32;

@@ -8,8 +8,8 @@
 namespace innerloop::INNERLOOP_ISA {
 
 template <class T>
-HD T exp_of(T x) {
-  return exp(Native<T>(x))[0];
+HD T exp_below_1_of(T x) {
+  return exp_below_1(Native<T>(x))[0];
 }
 
 // Of a row x: its largest element, the sum of exp(x - top), and that sum's logarithm's argument NaN where the row holds
@@ -28,7 +28,7 @@ HD T largest_of(const char* x, int64_t begin, int64_t end) {
     top = larger(L::load(x + i * sizeof(T)), top);
     other = larger(L::load(x + (i + 16) * sizeof(T)), other);
   }
-  for_lanes(i, end, [&](int64_t j, int n) { top = larger(Row<T>::load(x, j, n, -(T)INFINITY), top); });
+  for_lanes(i, end, [&](int64_t j, int n) INNERLOOP_INLINE { top = larger(Row<T>::load(x, j, n, -(T)INFINITY), top); });
   return largest(larger(top, other));
 }
 
@@ -48,7 +48,7 @@ HD RowSum<T> exponentials(const char* x, char* e, int64_t length, T* tops, Also&
     const int64_t end = length - begin < kRowBlock ? length : begin + kRowBlock;
     const T here = largest_of<T>(x, begin, end);
     if (here > top) {
-      if (begin > 0) total = total * L(exp_of(top - here));
+      if (begin > 0) total = total * L(exp_below_1_of(top - here));
       top = here;
     }
     tops[begin / kRowBlock] = top;
@@ -56,9 +56,9 @@ HD RowSum<T> exponentials(const char* x, char* e, int64_t length, T* tops, Also&
     // Nothing but -inf so far: relative to 0, so that these count as 0 if something larger follows.
     const L shift(top == -(T)INFINITY ? T(0) : top);
     L sum(0);
-    for_lanes(begin, end, [&](int64_t i, int n) {
+    for_lanes(begin, end, [&](int64_t i, int n) INNERLOOP_INLINE {
       const L z = Row<T>::load(x, i, n, -(T)INFINITY);
-      const L exponential = exp(z - shift);
+      const L exponential = exp_below_1(z - shift);
       if constexpr (store) Row<T>::store(exponential, e, i, n);
       sum = sum + exponential;
       also(i, n, z);
@@ -74,8 +74,8 @@ template <class T, class F>
 HD void for_exponentials(int64_t length, const T* tops, T top, const F& f) {
   for (int64_t begin = 0; begin < length; begin += kRowBlock) {
     const int64_t end = length - begin < kRowBlock ? length : begin + kRowBlock;
-    const T factor = length <= kRowBlock ? T(1) : exp_of(tops[begin / kRowBlock] - top);
-    for_lanes(begin, end, [&](int64_t i, int n) { f(i, n, factor); });
+    const T factor = length <= kRowBlock ? T(1) : exp_below_1_of(tops[begin / kRowBlock] - top);
+    for_lanes(begin, end, [&](int64_t i, int n) INNERLOOP_INLINE { f(i, n, factor); });
   }
 }
 

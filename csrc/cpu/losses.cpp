@@ -27,27 +27,28 @@ struct Shares {
   }
 };
 
-// sum(q) and sum(q (z - base)) over a row, base being the first block's largest element.
+// sum(q) and sum(q (z - base)) over a row, base being the largest element so far: relative to any other, a label's loss
+// would lose its digits where a first block is masked with -1e9.
 template <class T, Target target, bool weighted>
 struct ShareSums {
   using L = Lanes<Native<T>>;
   const Shares<T, target, weighted>& shares;
   T base = 0;
-  bool first = true;
   RowTotal<L> q, qz;
 
   HD explicit ShareSums(const Shares<T, target, weighted>& s) : shares(s) {}
   HD void begin_block(T top) {
-    if (!first) return;
-    first = false;
-    base = top > -(T)INFINITY && top < (T)INFINITY ? top : T(0);
+    if (target == Target::label || top == base) return;
+    const T raised = top > -(T)INFINITY && top < (T)INFINITY ? top : T(0);
+    qz.total = fma(q.total, L(base - raised), qz.total);
+    base = raised;
   }
   HD void operator()(int64_t i, int n, L z) {
     if constexpr (target == Target::label) return;
     const L share = shares.at(i, n);
     const L above = z - L(base);
     qz.block = fma(share, n == L::count ? above : above.first(n, 0), qz.block);
-    if constexpr (target == Target::probabilities) q.block = q.block + share;
+    q.block = q.block + share;
   }
   HD void end_block() {
     if constexpr (target == Target::label) return;
@@ -61,11 +62,11 @@ struct ShareSums {
 template <class T>
 struct LossParts {
   T total[kRowsAtOnce], own[kRowsAtOnce], below_top[kRowsAtOnce];
-  T sum_q[kRowsAtOnce], sum_qz[kRowsAtOnce], top_above_base[kRowsAtOnce];
+  T sum_q[kRowsAtOnce], sum_qz[kRowsAtOnce];
   HD LossParts() {
     for (int r = 0; r < kRowsAtOnce; r++) {
       total[r] = 1;
-      own[r] = below_top[r] = sum_q[r] = sum_qz[r] = top_above_base[r] = 0;
+      own[r] = below_top[r] = sum_q[r] = sum_qz[r] = 0;
     }
   }
 };
@@ -78,7 +79,7 @@ struct Loop {
 
   const CrossEntropyWork& work;
   const CrossEntropy rule;
-  const T scale = T(work.scale), smooth_sum = T(rule.even * work.weight_sum);
+  const T scale = T(work.scale);
   const int64_t length = work.rows.length;
 
   static HD T element(const void* p, int64_t i) {
@@ -113,7 +114,7 @@ struct Loop {
       const int n = (int)length;
       const L logits = At::load(z, 0, n, -(T)INFINITY);
       found.top = largest(logits);
-      e = exp(logits - L(found.top));
+      e = exp_below_1(logits - L(found.top));
       found.total = sum(e);
       sums.begin_block(found.top);
       sums(0, n, logits);
@@ -125,9 +126,8 @@ struct Loop {
     parts.below_top[r] -= found.top;
     T sum_q = parts.own[r];
     if constexpr (target != Target::label) {
-      parts.sum_q[r] = target == Target::smoothed_label ? smooth_sum : sum(sums.q.total);
+      parts.sum_q[r] = sum(sums.q.total);
       parts.sum_qz[r] = sum(sums.qz.total);
-      parts.top_above_base[r] = found.top - sums.base;
       sum_q = sum_q + parts.sum_q[r];
     }
     if constexpr (!gradient) return;
@@ -139,7 +139,7 @@ struct Loop {
       At::store(d, dz, 0, n);
       return;
     }
-    for_exponentials(length, tops, found.top, [&](int64_t i, int n, T factor) {
+    for_exponentials(length, tops, found.top, [&](int64_t i, int n, T factor) INNERLOOP_INLINE {
       At::store(gradient_of(At::load(dz, i, n), scaled * factor, shares.at(i, n)), dz, i, n);
     });
     if constexpr (target != Target::probabilities) {
@@ -156,7 +156,7 @@ struct Loop {
       loss = rule.label_loss(load(parts.own), load(parts.below_top), log_total);
     }
     if constexpr (target != Target::label) {
-      loss = loss + rule.shared_loss(load(parts.sum_q), load(parts.sum_qz), load(parts.top_above_base), log_total);
+      loss = loss + rule.shared_loss(load(parts.sum_q), load(parts.sum_qz), log_total);
     }
     return loss;
   }

@@ -81,6 +81,9 @@ struct Scratch {
   }
 };
 
+// On a lambda that must see its captures in registers and n as a constant.
+#define INNERLOOP_INLINE __attribute__((always_inline))
+
 // f(i, n) for each 16 lanes of [begin, end), n of them in use.
 template <class F>
 HD void for_lanes(int64_t begin, int64_t end, const F& f) {

@@ -19,7 +19,7 @@ struct Loops {
       const int n = (int)length;
       const L z = At::load(x, 0, n, -(T)INFINITY);
       const L top(largest(z));
-      const L e = exp(z - top);
+      const L e = exp_below_1(z - top);
       const T total = sum(e);
       if constexpr (Rule::from_exponentials) {
         At::store(Rule::forward(e, L(1 / total)), y, 0, n);
@@ -31,13 +31,14 @@ struct Loops {
     Nothing nothing;
     const RowSum<T> row = exponentials<Rule::from_exponentials>(x, y, length, tops, nothing);
     if constexpr (Rule::from_exponentials) {
-      for_exponentials(length, tops, row.top, [&](int64_t i, int n, T factor) {
+      for_exponentials(length, tops, row.top, [&](int64_t i, int n, T factor) INNERLOOP_INLINE {
         At::store(Rule::forward(At::load(y, i, n), L(factor / row.total)), y, i, n);
       });
     } else {
       const L top(row.top), log_total = log_of(row.total);
-      for_lanes(0, length,
-                [&](int64_t i, int n) { At::store(Rule::forward(At::load(x, i, n), top, log_total), y, i, n); });
+      for_lanes(0, length, [&](int64_t i, int n) INNERLOOP_INLINE {
+        At::store(Rule::forward(At::load(x, i, n), top, log_total), y, i, n);
+      });
     }
   }
 
@@ -57,13 +58,13 @@ struct Loops {
         RowTotal<L> terms;
         for (int64_t at = 0; at < rows.length; at += kRowBlock) {
           const int64_t stop = rows.length - at < kRowBlock ? rows.length : at + kRowBlock;
-          for_lanes(at, stop, [&](int64_t i, int n) {
+          for_lanes(at, stop, [&](int64_t i, int n) INNERLOOP_INLINE {
             terms.block = terms.block + Rule::term(At::load(dy, i, n), At::load(y, i, n));
           });
           terms.end_block();
         }
         const L total(sum(terms.total));
-        for_lanes(0, rows.length, [&](int64_t i, int n) {
+        for_lanes(0, rows.length, [&](int64_t i, int n) INNERLOOP_INLINE {
           At::store(Rule::backward(At::load(dy, i, n), At::load(y, i, n), total), dx, i, n);
         });
       }

@@ -32,10 +32,10 @@ struct CrossEntropy {
   static HD V label_loss(V own, V below_top, V log_total) {
     return own * (log_total - below_top);
   }
-  // The part of shares q: from sum(q), sum(q (z - base)) and top - base, where base is any number near the logits.
+  // The part of shares q: from sum(q) and sum(q (z - top)).
   template <class V>
-  static HD V shared_loss(V sum_q, V sum_qz, V top_above_base, V log_total) {
-    return fma(sum_q, log_total + top_above_base, -sum_qz);
+  static HD V shared_loss(V sum_q, V sum_qz, V log_total) {
+    return fma(sum_q, log_total, -sum_qz);
   }
 
   // scale * dz, from scaled = scale * sum(q) / total and scaled_q = scale * q; a label's own part comes off after.

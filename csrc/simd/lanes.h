@@ -45,6 +45,13 @@ HD V larger(V a, V b) {
   return select(a > b, a, b);
 }
 
+// e^x where x <= 0, in the bits of exp(x): no overflow to look after.
+template <class V>
+HD V exp_below_1(V x) {
+  const Exponential<V> e = exponential(larger(V(Format<typename V::scalar>::exp_min), x));
+  return e.scale(V(1) + e.s);
+}
+
 template <class V>
 struct Lanes {
   using scalar = typename V::scalar;
@@ -117,6 +124,11 @@ struct Lanes {
   friend HD Lanes exp(const Lanes& a) {
     Lanes r;
     for (int i = 0; i < parts; i++) r.part[i] = exp(a.part[i]);
+    return r;
+  }
+  friend HD Lanes exp_below_1(const Lanes& a) {
+    Lanes r;
+    for (int i = 0; i < parts; i++) r.part[i] = exp_below_1(a.part[i]);
     return r;
   }
   friend HD Lanes log(const Lanes& a) {
