@@ -87,7 +87,7 @@ def _run(options: argparse.Namespace, threads: int) -> int:
         except AssertionError as error:
             print(f"bench {options.noun}, {case.name}: {error}", file=sys.stderr)
             return 1
-        limits.bandwidth(case.footprint)
+        limits.bandwidth(case.footprint, again=True)
         if case.flops:
             limits.flops(again=True)
         results.append(measure(case, settings))

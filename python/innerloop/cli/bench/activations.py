@@ -13,7 +13,7 @@ import innerloop as il
 
 from .harness import Case, close
 
-LARGE, SMALL = 16_000_000, 256_000  # no powers of two: see docs/design.md on where arrays lie
+LARGE, SMALL = 16_000_000, 256_000  # no powers of two, whose arrays lie in each other's way
 QUICK = 2_000
 
 
