@@ -50,9 +50,9 @@ struct Table<T, List<Rules...>> {
 };
 
 // Where w's columns lie end to end, the roles may be swapped: x is packed, w is not, and the result is stored
-// transposed. That wins with 64-byte registers up to 64 rows; with shorter ones the packing of w costs less (64 x 784 x
-// 512 on a Zen 3: 82 against 72 GFLOP/s). One or two columns would leave most lanes idle: there, it wins always.
-constexpr int64_t kSwapRows = kVectorBytes >= 64 ? 64 : 0;
+// transposed. It wins up to 64 rows (32 x 784 x 256 on a Zen 3: 89 against 75 GFLOP/s), and with one or two columns,
+// which would leave most lanes idle.
+constexpr int64_t kSwapRows = 64;
 constexpr int64_t kSwapColumns = 2;
 
 // n elements, end to end.

@@ -38,10 +38,11 @@ struct Product {
 
 // A panel of b in a block of k fills the first-level cache at most, a block of a's rows takes about a third of a
 // second-level cache of 512 KB, and the panels packed together 2 MB of the third. Half or twice of each costs up to 5%.
-constexpr int64_t kDepthBytes = 2048;
-constexpr int64_t kRowsInBlock = 96;
+constexpr int64_t kDepthBytes = 4096;
+constexpr int64_t kRowsInBlock = 72;
 constexpr int64_t kPanelsInBlock = 64;
-constexpr int64_t kFewBytes = 192 << 10;  // b's panels stay in the second-level cache: run them against each tile of a
+constexpr int64_t kFewBytes = 256 << 10;  // b's panels stay in the second-level cache: run them against each tile of a
+constexpr int64_t kNearBytes = 4 << 20;   // a weight of at most this size is taken to lie in a cache
 constexpr int64_t kInPlaceRows = 8;       // up to which a row-major b is read where it lies
 constexpr int64_t kInPlaceDepth = 16;     // rows of b, each a stream of its own from memory
 
@@ -105,6 +106,9 @@ Plan plan_product(const Product& p, int threads) {
                     p.b.matrix.rows == nullptr && p.b.matrix.column == item && stores_rows<T>(p, p.y) &&
                     p.column_sums == nullptr;
   plan.rows_in_tile = tallest(p.n < kPanel<T> ? (int)ceil_div(p.n, lanes) : kPanelVectors);
+  // Rows whole pages apart share one set of the first-level cache: no more of them at once than it has room for.
+  const ptrdiff_t a_row = p.a.transposed ? p.a.matrix.column : p.a.matrix.row;
+  if (plan.a_direct && a_row % 4096 == 0 && plan.rows_in_tile > 6) plan.rows_in_tile = 6;
   const int64_t most = plan.b_in_place ? kInPlaceDepth : kDepthBytes / item;
   plan.blocks = p.k > most ? ceil_div(p.k, most) : 1;
   plan.depth = plan.b_in_place ? most : (ceil_div(p.k, plan.blocks) + lanes - 1) / lanes * lanes;
@@ -131,10 +135,10 @@ Plan plan_product(const Product& p, int threads) {
     plan.panels = panels_at_once(own_rows < 3 ? (int)own_rows : 3);  // one panel, packed and used at once
   }
   // Rows are 64 bytes longer than their contents, lest a tile's rows fall into one set of the cache.
-  const int64_t a_row = plan.depth * item + 64;
-  plan.a_bytes = plan.a_direct ? 0 : align64((size_t)(plan.row_tiles * plan.rows_in_tile * a_row));
+  const int64_t packed_row = plan.depth * item + 64;
+  plan.a_bytes = plan.a_direct ? 0 : align64((size_t)(plan.row_tiles * plan.rows_in_tile * packed_row));
   plan.b_bytes = p.panels ? 0 : align64((size_t)((plan.b_in_place ? 1 : plan.panels) * panel_bytes));
-  const size_t spare_a = p.a.fused() ? (size_t)(plan.rows_in_tile * a_row) : 0;
+  const size_t spare_a = p.a.fused() ? (size_t)(plan.rows_in_tile * packed_row) : 0;
   const size_t spare_b = p.b.fused() ? (size_t)panel_bytes : 0;
   plan.spare_bytes = align64(spare_a > spare_b ? spare_a : spare_b);
   return plan;
@@ -184,10 +188,12 @@ class Block {
     if constexpr (Rows > 1) {
       if (p.m < Rows) return few_rows<Rows - 1>(column, column_end);
     }
-    // Two chains side by side hide some of an fma's latency; but 16 columns 2 KB apart would fall into few sets of the
-    // first-level cache, and its lines be gone before they are used up.
-    constexpr int most = Rows == 1 ? 2 : 1;
-    const int groups = p.b.matrix.column % 2048 == 0 ? 1 : most;
+    // Chains side by side hide the latency of an fma (1 x 784 x 256: 18 against 12 GFLOP/s), but read as many columns
+    // at once: a weight from memory is better read by fewer (1 x 4000 x 4000: 7 against 11), and columns that lie 2 KB
+    // apart would share few sets of the first-level cache.
+    constexpr int most = Rows == 1 ? 4 : Rows == 2 ? 2 : 1;
+    const bool near = p.k * p.n * item <= kNearBytes && p.b.matrix.column % 2048 != 0;
+    const int groups = near ? most : 1;
     for (int64_t j = column; j < column_end; j += groups * V::lanes) {
       if (groups == most && j + most * V::lanes <= column_end) {
         few_rows_by<Rows, most, true>(j, most * V::lanes);
@@ -243,13 +249,13 @@ class Block {
     };
     int64_t k = 0;
     for (; k + at_once * lanes <= p.k; k += at_once * lanes) {
+      if (Groups == 1) {
+        for (int q = 0; q < lanes; q++) prefetch(b + q * p.b.matrix.column + k * item + kAhead);
+      }
       INNERLOOP_UNROLL
-      for (int g = 0; g < Groups; g++) {
-        if (Groups == 1) {
-          for (int q = 0; q < lanes; q++) prefetch(b + q * p.b.matrix.column + k * item + kAhead);
-        }
+      for (int i = 0; i < at_once; i++) {
         INNERLOOP_UNROLL
-        for (int i = 0; i < at_once; i++) step(k + i * lanes, g, lanes);
+        for (int g = 0; g < Groups; g++) step(k + i * lanes, g, lanes);
       }
     }
     for (; k < p.k; k += lanes) {
@@ -353,6 +359,12 @@ class Block {
     const bool y_direct = whole && stores_rows<T>(p, p.y);
     char* y = y_direct ? address(p.y, row, column) : sum;
     const ptrdiff_t y_row = y_direct ? p.y.row : sum_row;
+    if (y_direct) {
+      for (int r = 0; r < rows; r++) {  // there when the last step of k is done
+        prefetch(y + r * y_row);
+        prefetch(y + r * y_row + sum_row - 1);
+      }
+    }
     if (!first && !y_direct) load_result(sum, sum_row, row, rows, column, columns);
 
     const bool finishing = last && p.epilogue != nullptr;
