@@ -9,9 +9,10 @@ import itertools
 import shutil
 import subprocess
 
-import innerloop as il
 import numpy as np
 import pytest
+
+import innerloop as il
 from innerloop import _core, reference
 
 FLOATS = [np.float32, np.float64]

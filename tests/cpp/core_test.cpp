@@ -4,10 +4,15 @@
 
 #include <map>
 #include <string>
+#include <utility>
 
 #include "core/activations.h"
 #include "core/dispatch.h"
+#include "core/linear.h"
+#include "core/losses.h"
+#include "core/optimizers.h"
 #include "core/pool.h"
+#include "core/softmax.h"
 #include "support.h"
 
 using namespace innerloop;
@@ -56,6 +61,102 @@ void test_elementary(Dtype dtype) {
   }
 }
 
+void test_linear(Dtype dtype) {
+  // Tile edges in every direction, the paths for few rows, and a k that is split into blocks.
+  const int64_t sizes[][3] = {{1, 70, 33}, {5, 67, 65}, {23, 300, 17}, {61, 1100, 130}, {200, 47, 81}};
+  for (const auto& [m, k, n] : sizes) {
+    for (const char* name : {"identity", "relu", "gelu"}) {
+      const Activation& act = find_activation(name);
+      Tensor x(dtype, {m, k}), stored(dtype, {n, k}), b(dtype, {n}), y(dtype, {m, n}), z(dtype, {m, n});
+      Tensor dy(dtype, {m, n}), dx(dtype, {m, k}), dw(dtype, {k, n}), db(dtype, {n});
+      x.fill(1);
+      stored.fill(2);
+      b.fill(3);
+      dy.fill(4);
+      Weight w;  // kept as (N, K), read as (K, N)
+      w.view = stored.view;
+      std::swap(w.view.shape[0], w.view.shape[1]);
+      std::swap(w.view.strides[0], w.view.strides[1]);
+      linear_forward(act, nullptr, x.view, w, &b.view, y.view, &z.view);
+      const std::string at = " " + shape_text({m, k, n}) + " " + name;
+      record("linear" + at, dtype, y);
+      const PackedWeight packed(w.view);
+      Weight laid_out;
+      laid_out.packed = &packed;
+      linear_forward(act, nullptr, x.view, laid_out, &b.view, y.view, &z.view);
+      record("linear" + at, dtype, y);
+      linear_backward(act, nullptr, dy.view, x.view, w, act.saves_output ? &y.view : &z.view, dx.view, dw.view,
+                      &db.view);
+      record("linear_backward dx" + at, dtype, dx);
+      record("linear_backward dw" + at, dtype, dw);
+      record("linear_backward db" + at, dtype, db);
+    }
+  }
+}
+
+void test_softmax_and_losses(Dtype dtype) {
+  for (int64_t classes : {10, 77, 5003}) {
+    const int64_t rows = 37;
+    Tensor z(dtype, {rows, classes}), y(dtype, {rows, classes}), dy(dtype, {rows, classes}), dz(dtype, {rows, classes});
+    z.fill(5);
+    dy.fill(6);
+    const std::string at = " " + std::to_string(classes);
+    for (const char* name : {"softmax", "log_softmax"}) {
+      softmax_forward(find_softmax(name), z.view, 1, y.view);
+      record(name + at, dtype, y);
+      softmax_backward(find_softmax(name), dy.view, y.view, 1, dz.view);
+      record(std::string(name) + "_backward" + at, dtype, dz);
+    }
+    softmax_forward(find_softmax("softmax"), dy.view, 1, y.view);  // probabilities
+    Tensor labels(Dtype::i64, {rows}), losses(dtype, {rows}), weight(dtype, {classes});
+    for (int64_t i = 0; i < rows; i++) reinterpret_cast<int64_t*>(labels.view.data)[i] = i * 7 % classes;
+    softmax_forward(find_softmax("softmax"), weight.fill(7).view, 0, weight.view);
+    for (double smoothing : {0.0, 0.1}) {
+      const CrossEntropyOptions options = {14, smoothing, Reduction::none, 1, 0.5};
+      const std::string what = "softmax_cross_entropy" + at + " " + std::to_string(smoothing);
+      softmax_cross_entropy(z.view, labels.view, &weight.view, options, &losses.view, &dz.view);
+      record(what + " labels", dtype, losses);
+      record(what + " labels, gradient", dtype, dz);
+      softmax_cross_entropy(z.view, y.view, nullptr, options, &losses.view, &dz.view);
+      record(what + " probabilities", dtype, losses);
+      record(what + " probabilities, gradient", dtype, dz);
+    }
+  }
+}
+
+void test_optimizers(Dtype dtype) {
+  for (const Optimizer& optimizer : *kernels().optimizers) {
+    double numbers[kMaxParameters] = {};
+    for (int i = 0; i < optimizer.parameter_count; i++) numbers[i] = optimizer.parameters[i].default_value;
+    for (int i = 0; i < optimizer.parameter_count; i++) {
+      for (int s = 0; s < optimizer.state_count; s++) {
+        const char* needed_by = optimizer.states[s].needed_by;
+        if (needed_by && std::string(needed_by) == optimizer.parameters[i].name) {
+          numbers[i] = optimizer.parameters[i].is_flag ? 1 : 0.9;  // every state is used
+        }
+      }
+    }
+    const int64_t n = 70001;  // more than one piece
+    Tensor param(dtype, {n}), grad(dtype, {n}),
+        states[kMaxStates] = {{dtype, {n}}, {dtype, {n}}, {dtype, {n}}, {dtype, {n}}};
+    param.fill(8);
+    grad.fill(9);
+    TensorView views[2 + kMaxStates] = {param.view, grad.view};
+    unsigned given = 0;
+    for (int s = 0; s < optimizer.state_count; s++) {
+      memset(states[s].view.data, 0, states[s].bytes.size());
+      views[2 + s] = states[s].view;
+      given |= 1u << s;
+    }
+    for (int step = 1; step <= 3; step++) {
+      OptimizerStep work(optimizer, numbers, step, 1);
+      work.add(views, given);
+      work.run();
+    }
+    record(std::string(optimizer.name) + "_step", dtype, param);
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -68,6 +169,9 @@ int main() {
       for (Dtype dtype : {Dtype::f32, Dtype::f64}) {
         test_elementary(dtype);
         test_activations(dtype);
+        test_linear(dtype);
+        test_softmax_and_losses(dtype);
+        test_optimizers(dtype);
       }
     }
   }
