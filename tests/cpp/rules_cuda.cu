@@ -2,6 +2,9 @@
 // CPU and the GPU, and this keeps them so. Nothing here is run or shipped.
 #define INNERLOOP_ISA cuda
 #include "rules/activations.h"
+#include "rules/losses.h"
+#include "rules/optimizers.h"
+#include "rules/softmax.h"
 #include "simd/scalar.h"
 
 namespace innerloop::cuda {
@@ -16,18 +19,66 @@ __global__ void elementwise(Rule rule, const T* x, const T* dy, T* y, T* dx, int
   dx[i] = rule.backward(Rule::saves_output ? output : input, V(dy[i])).v;
 }
 
+template <class T>
+__global__ void cross_entropy(CrossEntropy rule, const T* x, T* y) {
+  using V = Vec<T, 1>;
+  const V share = rule.share(V(x[0]), V(x[1])) + rule.smooth_share(V(x[0]));
+  const V loss = rule.label_loss(V(x[0]), V(x[1]), V(x[2])) + rule.shared_loss(share, V(x[3]), V(x[2]));
+  y[0] = (loss + rule.gradient(V(x[4]), V(x[5]), share)).v;
+}
+
+template <class T>
+__global__ void softmax(const T* x, T* y) {
+  using V = Vec<T, 1>;
+  y[0] = Softmax::backward(V(x[0]), Softmax::forward(V(x[1]), V(x[2])), V(x[3])).v;
+  y[1] = LogSoftmax::backward(V(x[0]), LogSoftmax::forward(V(x[1]), V(x[2]), V(x[3])), V(x[4])).v;
+}
+
+template <class Step, int states, class T>
+__global__ void optimizer(Step step, T* p, const T* g, T* memory, int n) {
+  const int i = (int)(blockIdx.x * blockDim.x + threadIdx.x);
+  if (i >= n) return;
+  using V = Vec<T, 1>;
+  V state[states];
+  for (int s = 0; s < states; s++) state[s] = V(memory[s * n + i]);
+  constexpr unsigned every = (1u << states) - 1;
+  p[i] = step.template update<every>(V(p[i]), V(g[i]), state).v;
+  for (int s = 0; s < states; s++) memory[s * n + i] = state[s].v;
+}
+
 template <class Rule, class T>
 void launch(const T* x, const T* dy, T* y, T* dx, int n) {
   const double parameters[kMaxParameters] = {};
   elementwise<<<(n + 255) / 256, 256>>>(make_rule<Rule>(parameters), x, dy, y, dx, n);
 }
 
+template <class Rule, class T>
+void launch_step(T* p, const T* g, T* memory, int n) {
+  const double parameters[kMaxParameters] = {};
+  using Step = typename Rule::template Step<T>;
+  constexpr int states = sizeof(Rule::states) / sizeof(Rule::states[0]);
+  optimizer<Step, states><<<(n + 255) / 256, 256>>>(Step(make_rule<Rule>(parameters), 1), p, g, memory, n);
+}
+
 template <class... Rules>
-void launch_all(List<Rules...>, float* f, double* d, int n) {
+void launch_activations(List<Rules...>, float* f, double* d, int n) {
   (launch<Rules>(f, f, f, f, n), ...);
   (launch<Rules>(d, d, d, d, n), ...);
 }
 
-void compile_activations(float* f, double* d, int n) { launch_all(Activations{}, f, d, n); }
+template <class... Rules>
+void launch_steps(List<Rules...>, float* f, double* d, int n) {
+  (launch_step<Rules>(f, f, f, n), ...);
+  (launch_step<Rules>(d, d, d, n), ...);
+}
+
+void compile_all(float* f, double* d, int n) {
+  launch_activations(Activations{}, f, d, n);
+  launch_steps(Optimizers{}, f, d, n);
+  cross_entropy<<<1, 1>>>(CrossEntropy{1, 0}, f, f);
+  cross_entropy<<<1, 1>>>(CrossEntropy{1, 0}, d, d);
+  softmax<<<1, 1>>>(f, f);
+  softmax<<<1, 1>>>(d, d);
+}
 
 }  // namespace innerloop::cuda
