@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import DTYPES, LAYOUTS, equal_bits, fma_isas, numbers
 
 import innerloop as il
 from innerloop import reference
+from support import DTYPES, LAYOUTS, equal_bits, fma_isas, numbers
 
 # Of the largest element: a few ULP of the row's terms, the reference being float64 rounded once.
 TOLERANCE = {"float32": 4e-6, "float64": 2e-14}

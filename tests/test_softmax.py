@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from support import DTYPES, LAYOUTS, equal_bits, fma_isas, numbers
 
 import innerloop as il
 from innerloop import reference
+from support import DTYPES, LAYOUTS, equal_bits, fma_isas, numbers
 
 NAMES = ["softmax", "log_softmax"]
 # A few ULP of the largest terms: the native arithmetic is the dtype's own, the reference's float64.
