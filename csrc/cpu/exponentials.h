@@ -12,11 +12,19 @@ HD T exp_below_1_of(T x) {
   return exp_below_1(Native<T>(x))[0];
 }
 
-// Of a row x: its largest element, the sum of exp(x - top), and that sum's logarithm's argument NaN where the row holds
-// NaN or +inf or nothing but -inf.
+// Where a task keeps the exponentials of a row of one block, and what it knows of the blocks of a longer one.
+template <class T>
+struct Workspace {
+  T* tops;
+  alignas(64) char near[kRowBlock * sizeof(T)];
+};
+
+// Of a row x: its largest element and the sum of exp(x - top), which is NaN where the row holds NaN or +inf or nothing
+// but -inf. e holds the exponentials: of a short row in the workspace, with room for whole vectors.
 template <class T>
 struct RowSum {
   T top, total;
+  const char* e;
 };
 
 template <class T>
@@ -38,10 +46,12 @@ HD T largest_of(const char* x, int64_t begin, int64_t end) {
 // to e, which may be x itself. tops[block] remembers which top that was: whoever reads e again, while the row is in the
 // second-level cache, multiplies by exp(tops[block] - top). All that depends on the row's values alone.
 //
-// also(i, n, z) is given each 16 elements, and also.end_block() ends each block.
+// also(i, n, z) is given each 16 elements, after also.begin_block(top) and before also.end_block() of their block.
 template <bool store, class T, class Also>
-HD RowSum<T> exponentials(const char* x, char* e, int64_t length, T* tops, Also& also) {
+HD RowSum<T> exponentials(const char* x, char* out, int64_t length, Workspace<T>& work, Also& also) {
   using L = Lanes<Native<T>>;
+  const bool near = length <= kRowBlock;
+  char* e = near ? work.near : out;
   T top = -(T)INFINITY;
   L total(0);
   for (int64_t begin = 0; begin < length; begin += kRowBlock) {
@@ -51,7 +61,7 @@ HD RowSum<T> exponentials(const char* x, char* e, int64_t length, T* tops, Also&
       if (begin > 0) total = total * L(exp_below_1_of(top - here));
       top = here;
     }
-    tops[begin / kRowBlock] = top;
+    if (!near) work.tops[begin / kRowBlock] = top;
     also.begin_block(top);
     // Nothing but -inf so far: relative to 0, so that these count as 0 if something larger follows.
     const L shift(top == -(T)INFINITY ? T(0) : top);
@@ -59,23 +69,26 @@ HD RowSum<T> exponentials(const char* x, char* e, int64_t length, T* tops, Also&
     for_lanes(begin, end, [&](int64_t i, int n) INNERLOOP_INLINE {
       const L z = Row<T>::load(x, i, n, -(T)INFINITY);
       const L exponential = exp_below_1(z - shift);
-      if constexpr (store) Row<T>::store(exponential, e, i, n);
+      if constexpr (store) Row<T>::store(exponential, e, i, near ? L::count : n);
       sum = sum + exponential;
       also(i, n, z);
     });
     total = total + sum;
     also.end_block();
   }
-  return {top, top == -(T)INFINITY ? (T)NAN : sum(total)};
+  return {top, top == -(T)INFINITY ? (T)NAN : sum(total), e};
 }
 
-// f(i, n, factor) over a row of exponentials: factor makes those of this block relative to the row's top.
+// f(i, n, e, factor) over a row's exponentials: factor makes those of this block relative to the row's top.
 template <class T, class F>
-HD void for_exponentials(int64_t length, const T* tops, T top, const F& f) {
+HD void for_exponentials(const RowSum<T>& row, int64_t length, const Workspace<T>& work, const F& f) {
+  using L = Lanes<Native<T>>;
+  const bool near = length <= kRowBlock;
   for (int64_t begin = 0; begin < length; begin += kRowBlock) {
     const int64_t end = length - begin < kRowBlock ? length : begin + kRowBlock;
-    const T factor = length <= kRowBlock ? T(1) : exp_below_1_of(tops[begin / kRowBlock] - top);
-    for_lanes(begin, end, [&](int64_t i, int n) INNERLOOP_INLINE { f(i, n, factor); });
+    const T factor = near ? T(1) : exp_below_1_of(work.tops[begin / kRowBlock] - row.top);
+    for_lanes(begin, end,
+              [&](int64_t i, int n) INNERLOOP_INLINE { f(i, n, Row<T>::load(row.e, i, near ? L::count : n), factor); });
   }
 }
 

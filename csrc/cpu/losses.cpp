@@ -95,7 +95,8 @@ struct Loop {
   }
 
   // Row r of the block. z may be dz.
-  HD void row(const char* z, const char* t, const char* label_at, char* dz, T* tops, LossParts<T>& parts, int r) const {
+  HD void row(const char* z, const char* t, const char* label_at, char* dz, Workspace<T>& space, LossParts<T>& parts,
+              int r) const {
     int64_t label = 0;
     if constexpr (target != Target::probabilities) {
       memcpy(&label, label_at, sizeof label);
@@ -120,7 +121,7 @@ struct Loop {
       sums(0, n, logits);
       sums.end_block();
     } else {
-      found = exponentials<gradient>(z, dz, length, tops, sums);
+      found = exponentials<gradient>(z, dz, length, space, sums);
     }
     parts.total[r] = found.total;
     parts.below_top[r] -= found.top;
@@ -139,8 +140,8 @@ struct Loop {
       At::store(d, dz, 0, n);
       return;
     }
-    for_exponentials(length, tops, found.top, [&](int64_t i, int n, T factor) INNERLOOP_INLINE {
-      At::store(gradient_of(At::load(dz, i, n), scaled * factor, shares.at(i, n)), dz, i, n);
+    for_exponentials(found, length, space, [&](int64_t i, int n, L part, T factor) INNERLOOP_INLINE {
+      At::store(gradient_of(part, scaled * factor, shares.at(i, n)), dz, i, n);
     });
     if constexpr (target != Target::probabilities) {
       const T d = element(dz, label) - scaled_own;
@@ -165,10 +166,12 @@ struct Loop {
     const int64_t classes = work.rows.length;
     const Loop loop = {work, {1 - work.label_smoothing, work.label_smoothing / (double)classes}};
     const Scratch<T> scratch(memory, classes);
+    Workspace<T> space;
+    space.tops = scratch.tops;
     for_blocks<T>(work.rows, scratch.rows, begin, end, [&](const Block<5>& block, int count) {
       LossParts<T> parts;
       for (int r = 0; r < count; r++) {
-        loop.row(block.row(0, r), block.row(1, r), block.row(2, r), block.row(4, r), scratch.tops, parts, r);
+        loop.row(block.row(0, r), block.row(1, r), block.row(2, r), block.row(4, r), space, parts, r);
       }
       T loss[kRowsAtOnce];
       loop.losses(parts).store((char*)loss);

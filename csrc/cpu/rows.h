@@ -7,23 +7,23 @@
 
 namespace innerloop::INNERLOOP_ISA {
 
-// Copies rows of n elements. Goes by squares, so that where rows lie side by side (a class axis in the middle) each
-// cache line is fetched once.
+// Copies rows of n elements, one side of which is scratch. Where the other side's rows lie side by side (a class axis
+// in the middle) it is walked across the rows: along them, strides of a power of two would throw its lines out of the
+// cache before they are used up.
 template <class T>
 void copy_rows(const char* from, ptrdiff_t from_row, ptrdiff_t from_step, char* to, ptrdiff_t to_row, ptrdiff_t to_step,
-               int rows, int64_t n) {
-  constexpr int square = 16;
-  int64_t i = 0;
-  for (; i + square <= n; i += square) {
-    for (int r = 0; r < rows; r++) {
-      const char* source = from + r * from_row + i * from_step;
-      char* target = to + r * to_row + i * to_step;
-      for (int j = 0; j < square; j++) memcpy(target + j * to_step, source + j * from_step, sizeof(T));
+               int rows, int64_t n, bool across) {
+  if (across) {
+    for (int64_t i = 0; i < n; i++) {
+      const char* source = from + i * from_step;
+      char* target = to + i * to_step;
+      for (int r = 0; r < rows; r++) memcpy(target + r * to_row, source + r * from_row, sizeof(T));
     }
-  }
-  for (int r = 0; r < rows; r++) {
-    for (int64_t j = i; j < n; j++) {
-      memcpy(to + r * to_row + j * to_step, from + r * from_row + j * from_step, sizeof(T));
+  } else {
+    for (int r = 0; r < rows; r++) {
+      const char* source = from + r * from_row;
+      char* target = to + r * to_row;
+      for (int64_t i = 0; i < n; i++) memcpy(target + i * to_step, source + i * from_step, sizeof(T));
     }
   }
 }
@@ -35,6 +35,10 @@ struct Block {
   ptrdiff_t stride[Operands];
   HD char* row(int op, int r) const { return at[op] + r * stride[op]; }
 };
+
+HD bool across(ptrdiff_t row, ptrdiff_t step) {
+  return (row < 0 ? -row : row) < (step < 0 ? -step : step);
+}
 
 // Calls work(block, count) for each block of rows in [begin, end). The last operand is the output.
 template <class T, int Operands, class Work>
@@ -52,7 +56,8 @@ void for_blocks(const Rows<Operands>& rows, char* scratch, int64_t begin, int64_
         block.stride[op] = stride;
         if (!rows.gathered[op]) continue;
         if (op != out) {
-          copy_rows<T>(block.at[op], stride, rows.step[op], free, rows.pitch, sizeof(T), count, rows.length);
+          copy_rows<T>(block.at[op], stride, rows.step[op], free, rows.pitch, sizeof(T), count, rows.length,
+                       across(stride, rows.step[op]));
         }
         block.at[op] = free;
         block.stride[op] = rows.pitch;
@@ -62,7 +67,7 @@ void for_blocks(const Rows<Operands>& rows, char* scratch, int64_t begin, int64_
       if (rows.gathered[out]) {
         const ptrdiff_t stride = rows.walk.stride[out][last];
         copy_rows<T>(block.at[out], rows.pitch, sizeof(T), p[out] + i * stride, stride, rows.step[out], count,
-                     rows.length);
+                     rows.length, across(stride, rows.step[out]));
       }
     }
   });

@@ -14,7 +14,7 @@ struct Loops {
 
   static HD L log_of(T x) { return L(log(Native<T>(x))[0]); }
 
-  static void forward_row(const char* x, char* y, int64_t length, T* tops) {
+  static void forward_row(const char* x, char* y, int64_t length, Workspace<T>& work) {
     if (length <= L::count) {  // stays in registers
       const int n = (int)length;
       const L z = At::load(x, 0, n, -(T)INFINITY);
@@ -29,10 +29,10 @@ struct Loops {
       return;
     }
     Nothing nothing;
-    const RowSum<T> row = exponentials<Rule::from_exponentials>(x, y, length, tops, nothing);
+    const RowSum<T> row = exponentials<Rule::from_exponentials>(x, y, length, work, nothing);
     if constexpr (Rule::from_exponentials) {
-      for_exponentials(length, tops, row.top, [&](int64_t i, int n, T factor) INNERLOOP_INLINE {
-        At::store(Rule::forward(At::load(y, i, n), L(factor / row.total)), y, i, n);
+      for_exponentials(row, length, work, [&](int64_t i, int n, L e, T factor) INNERLOOP_INLINE {
+        At::store(Rule::forward(e, L(factor / row.total)), y, i, n);
       });
     } else {
       const L top(row.top), log_total = log_of(row.total);
@@ -44,8 +44,10 @@ struct Loops {
 
   static void forward(const Rows<2>& rows, void* memory, int64_t begin, int64_t end) {
     const Scratch<T> scratch(memory, rows.length);
+    Workspace<T> work;
+    work.tops = scratch.tops;
     for_blocks<T>(rows, scratch.rows, begin, end, [&](const Block<2>& block, int count) {
-      for (int r = 0; r < count; r++) forward_row(block.row(0, r), block.row(1, r), rows.length, scratch.tops);
+      for (int r = 0; r < count; r++) forward_row(block.row(0, r), block.row(1, r), rows.length, work);
     });
   }
 
