@@ -1,8 +1,9 @@
 """What `linear`, `linear_backward` and `pack` refuse: the right exception, with nothing written."""
 
-import innerloop as il
 import numpy as np
 import pytest
+
+import innerloop as il
 
 X, W, B, DY = np.ones((4, 3)), np.ones((3, 5)), np.ones(5), np.ones((4, 5))
 

@@ -36,9 +36,7 @@ struct Block {
   HD char* row(int op, int r) const { return at[op] + r * stride[op]; }
 };
 
-HD bool across(ptrdiff_t row, ptrdiff_t step) {
-  return (row < 0 ? -row : row) < (step < 0 ? -step : step);
-}
+HD bool across(ptrdiff_t row, ptrdiff_t step) { return (row < 0 ? -row : row) < (step < 0 ? -step : step); }
 
 // Calls work(block, count) for each block of rows in [begin, end). The last operand is the output.
 template <class T, int Operands, class Work>
