@@ -5,6 +5,7 @@ The linker would keep one copy of it, say the AVX-512 one, and serve every CPU w
 
 from __future__ import annotations
 
+import platform
 import re
 import shutil
 import subprocess
@@ -48,7 +49,7 @@ def test_no_leak(path: Path) -> None:
 
 
 def test_every_isa_was_looked_at() -> None:
-    import innerloop as il
-
+    table = (ROOT / "cmake" / "isa.cmake").read_text()
+    rows = re.findall(r'"(\w+)\|', table.partition(f"TABLE_{platform.machine()}")[2].partition(")")[0])
     seen = {re.search(r"il_(\w+)\.dir", str(p))[1] for p in OBJECTS}
-    assert set(il.isas()) <= seen
+    assert rows and set(rows) <= seen

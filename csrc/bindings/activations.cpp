@@ -3,22 +3,24 @@
 
 #include "bindings/arrays.h"
 #include "bindings/nouns.h"
+#include "bindings/numbers.h"
 #include "core/checks.h"
 #include "core/dispatch.h"
 
 namespace innerloop {
 namespace {
 
-py::object forward(const char* name, py::handle x, const py::dict& given, py::handle out) {
+py::object forward(py::handle called, py::handle x, const py::dict& given, py::handle out) {
+  const std::string name = text(called, "activation name");
   const Activation& activation = find_activation(name);
-  const ParameterValues parameters = parameter_values(name, activation.parameters, activation.parameter_count, given);
+  const ParameterValues parameters = parameter_values(name.c_str(), activation.parameters, activation.parameter_count, given);
   Arguments arguments;
   const Array ax = arguments.in(x, "x");
   check_floating(ax.view);
   const Array ay = arguments.out(out, "out", ax.view.dtype, ax.view.dims());
   Arguments::check_overlap(ay, ax, true);
   if (reference_in_use()) {
-    copy_into(ay, reference("activations").attr("ACTIVATIONS")[name].attr("forward")(ax.owner, **given));
+    copy_into(ay, reference("activations").attr("ACTIVATIONS")[name.c_str()].attr("forward")(ax.owner, **given));
   } else {
     py::gil_scoped_release release;
     activation_forward(activation, parameters.value, ax.view, ay.view);
@@ -26,17 +28,25 @@ py::object forward(const char* name, py::handle x, const py::dict& given, py::ha
   return arguments.result(ay);
 }
 
-py::object backward(const char* name, py::handle dy, py::handle x, const py::dict& given, py::handle y,
+py::object backward(py::handle called, py::handle dy, py::handle x, const py::dict& given, py::handle y,
                     py::handle out) {
+  const std::string name = text(called, "activation name");
   const Activation& activation = find_activation(name);
-  const ParameterValues parameters = parameter_values(name, activation.parameters, activation.parameter_count, given);
+  const ParameterValues parameters = parameter_values(name.c_str(), activation.parameters, activation.parameter_count, given);
   Arguments arguments;
   const Array ady = arguments.in(dy, "dy");
   check_floating(ady.view);
   const bool from_output = activation.saves_output && !y.is_none();
-  const Array saved = from_output ? arguments.in(y, "y") : arguments.in(x, "x");
-  check_dtype(saved.view, ady.view);
-  check_shape(saved.view, ady.view);
+  auto checked = [&](py::handle value, const char* argument) {
+    const Array array = arguments.in(value, argument);
+    check_dtype(array.view, ady.view);
+    check_shape(array.view, ady.view);
+    return array;
+  };
+  const Array saved = from_output ? checked(y, "y") : checked(x, "x");
+  // What is given without being needed is still what it should be.
+  if (from_output && !x.is_none()) checked(x, "x");
+  if (!from_output && !y.is_none()) checked(y, "y");
   const Array adx = arguments.out(out, "out", ady.view.dtype, ady.view.dims());
   Arguments::check_overlap(adx, ady, true);
   Arguments::check_overlap(adx, saved, true);
@@ -44,7 +54,7 @@ py::object backward(const char* name, py::handle dy, py::handle x, const py::dic
     py::dict keywords(**given);
     if (from_output) keywords["y"] = saved.owner;
     copy_into(adx, reference("activations")
-                       .attr("ACTIVATIONS")[name]
+                       .attr("ACTIVATIONS")[name.c_str()]
                        .attr("backward")(ady.owner, from_output ? py::object(py::none()) : saved.owner, **keywords));
   } else {
     py::gil_scoped_release release;

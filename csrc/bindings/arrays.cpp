@@ -4,6 +4,7 @@
 
 #include <atomic>
 
+#include "bindings/numbers.h"
 #include "core/buffers.h"
 #include "core/checks.h"
 #include "core/dispatch.h"
@@ -134,16 +135,14 @@ py::object Arguments::result(const Array& array) const {
 }
 
 py::object Arguments::scalar(Dtype dtype, double value) const {
-  if (like) {
-    py::array array(numpy_dtype(dtype), std::vector<py::ssize_t>{});
-    if (dtype == Dtype::f64) {
-      *static_cast<double*>(array.mutable_data()) = value;
-    } else {
-      *static_cast<float*>(array.mutable_data()) = (float)value;
-    }
-    return helper("from_numpy")(array, like);
+  py::array array(numpy_dtype(dtype), std::vector<py::ssize_t>{});
+  if (dtype == Dtype::f64) {
+    *static_cast<double*>(array.mutable_data()) = value;
+  } else {
+    *static_cast<float*>(array.mutable_data()) = (float)value;  // NumPy would warn of an overflow
   }
-  return numpy_dtype(dtype).attr("type")(value);
+  if (like) return helper("from_numpy")(array, like);
+  return array[py::tuple()];
 }
 
 ParameterValues parameter_values(const char* owner, const Parameter* parameters, int count, const py::dict& given) {
@@ -153,12 +152,7 @@ ParameterValues parameter_values(const char* owner, const Parameter* parameters,
     values.value[i] = parameters[i].default_value;
     if (!given.contains(parameters[i].name)) continue;
     used++;
-    const py::object number = given[parameters[i].name];
-    values.value[i] = PyFloat_AsDouble(number.ptr());
-    if (PyErr_Occurred()) {
-      PyErr_Clear();
-      throw TypeError(std::string(parameters[i].name) + " must be a number, got " + std::string(py::repr(number)));
-    }
+    values.value[i] = number(given[parameters[i].name], parameters[i].name);
     check_range(parameters[i], values.value[i]);
   }
   if (used == given.size()) return values;

@@ -6,6 +6,7 @@
 
 #include "bindings/arrays.h"
 #include "bindings/nouns.h"
+#include "bindings/numbers.h"
 #include "core/checks.h"
 #include "core/dispatch.h"
 
@@ -42,24 +43,16 @@ struct Act {
   bool identity;
 
   Act(py::handle name, const py::dict& given)
-      : activation(find_activation(text(name).c_str())),
+      : activation(find_activation(name.is_none() ? "identity" : text(name, "activation"))),
         parameters(parameter_values(activation.name, activation.parameters, activation.parameter_count, given)),
         identity(strcmp(activation.name, "identity") == 0) {}
-
- private:
-  static std::string text(py::handle name) {
-    if (name.is_none()) return "identity";
-    if (!py::isinstance<py::str>(name)) {
-      throw TypeError("activation must be a name or None, got " + std::string(py::repr(name)));
-    }
-    return name.cast<std::string>();
-  }
 };
 
 const TensorView* view_or_null(const std::optional<Array>& a) { return a ? &a->view : nullptr; }
 
 py::object linear(py::handle x, py::handle w, py::handle b, py::handle name, const py::dict& given, py::handle out,
-                  bool return_saved) {
+                  py::handle saved_too) {
+  const bool return_saved = boolean(saved_too, "return_saved");
   const Act act(name, given);
   Arguments arguments;
   const Array ax = arguments.in(x, "x");
@@ -97,8 +90,21 @@ py::object linear(py::handle x, py::handle w, py::handle b, py::handle name, con
   return py::make_tuple(y, az ? arguments.result(*az) : y);
 }
 
+// The three outputs that a caller gave, or None for each.
+py::tuple three_outputs(py::handle out, bool bias) {
+  if (out.is_none()) return py::make_tuple(py::none(), py::none(), py::none());
+  if (!py::isinstance<py::tuple>(out) || py::len(out) != 3) {
+    throw TypeError("out must be a tuple (dx, dw, db) of arrays or None, got " + std::string(py::repr(out)));
+  }
+  const auto outputs = py::reinterpret_borrow<py::tuple>(out);
+  if (!bias && !outputs[2].is_none()) throw ValueError("out has a db, which bias=False does without; got an array");
+  return outputs;
+}
+
 py::tuple backward(py::handle dy, py::handle x, py::handle w, py::handle saved, py::handle name, const py::dict& given,
-                   bool bias) {
+                   py::handle with_bias, py::handle out) {
+  const bool bias = boolean(with_bias, "bias");
+  const py::tuple outputs = three_outputs(out, bias);
   const Act act(name, given);
   Arguments arguments;
   const Array ady = arguments.in(dy, "dy");
@@ -108,19 +114,29 @@ py::tuple backward(py::handle dy, py::handle x, py::handle w, py::handle saved, 
   check_dtype(ady.view, ax.view);
   check_shape(ady.view, shape, "that of x @ w");
   std::optional<Array> as;
-  if (!act.identity) {
-    if (saved.is_none()) {
-      throw TypeError(std::string("saved must be what linear(..., return_saved=True) gave for ") + act.activation.name +
-                      ", got None");
-    }
+  if (!saved.is_none()) {
     as = arguments.in(saved, "saved");
     check_dtype(as->view, ax.view);
     check_shape(as->view, shape, "that of x @ w");
+  } else if (!act.identity) {
+    throw TypeError(std::string("saved must be what linear(..., return_saved=True) gave for ") + act.activation.name +
+                    ", got None");
   }
-  const Array adx = arguments.fresh(ax.view.dtype, ax.view.dims());
-  const Array adw = arguments.fresh(ax.view.dtype, {aw.weight.k(), aw.weight.n()});
+  const Array adx = arguments.out(outputs[0], "dx", ax.view.dtype, ax.view.dims());
+  const Array adw = arguments.out(outputs[1], "dw", ax.view.dtype, {aw.weight.k(), aw.weight.n()});
   std::optional<Array> adb;
-  if (bias) adb = arguments.fresh(ax.view.dtype, {aw.weight.n()});
+  if (bias) adb = arguments.out(outputs[2], "db", ax.view.dtype, {aw.weight.n()});
+  const Array* written[] = {&adx, &adw, adb ? &*adb : nullptr};
+  const Array* read[] = {&ady, &ax, aw.array ? &*aw.array : nullptr, as ? &*as : nullptr};
+  for (const Array* gradient : written) {
+    if (gradient == nullptr) continue;
+    for (const Array* input : read) {
+      if (input) Arguments::check_overlap(*gradient, *input, false);
+    }
+    for (const Array* other : written) {
+      if (other && other != gradient) Arguments::check_overlap(*gradient, *other, false);
+    }
+  }
 
   if (reference_in_use()) {
     py::dict keywords(**given);
@@ -132,8 +148,8 @@ py::tuple backward(py::handle dy, py::handle x, py::handle w, py::handle saved, 
     if (adb) copy_into(*adb, gradients[2]);
   } else {
     py::gil_scoped_release release;
-    linear_backward(act.activation, act.parameters.value, ady.view, ax.view, aw.weight, view_or_null(as), adx.view,
-                    adw.view, view_or_null(adb));
+    linear_backward(act.activation, act.parameters.value, ady.view, ax.view, aw.weight,
+                    act.identity ? nullptr : view_or_null(as), adx.view, adw.view, view_or_null(adb));
   }
   return py::make_tuple(arguments.result(adx), arguments.result(adw),
                         adb ? arguments.result(*adb) : py::object(py::none()));
@@ -158,6 +174,11 @@ void bind_linear(py::module_& m) {
       .def("__repr__", [](const PackedWeight& w) {
         return "PackedWeight(shape=" + shape_text({w.k, w.n}) + ", dtype=" + dtype_name(w.dtype) + ")";
       });
+  // Not to be made without pybind11's own constructor, of which there is none: `pack` makes them.
+  reinterpret_cast<PyTypeObject*>(m.attr("PackedWeight").ptr())->tp_new = [](PyTypeObject*, PyObject*, PyObject*) {
+    PyErr_SetString(PyExc_TypeError, "a PackedWeight is made by pack(w)");
+    return static_cast<PyObject*>(nullptr);
+  };
   m.def("pack", &pack);
   m.def("linear", &linear);
   m.def("linear_backward", &backward);

@@ -2,6 +2,7 @@
 // one gets an ImportError and never SIGILL.
 #include "bindings/arrays.h"
 #include "bindings/nouns.h"
+#include "bindings/numbers.h"
 #include "core/dispatch.h"
 #include "core/errors.h"
 #include "core/pool.h"
@@ -10,11 +11,7 @@ namespace innerloop {
 namespace {
 
 void set_threads(py::handle n) {
-  const long value = PyLong_Check(n.ptr()) ? PyLong_AsLong(n.ptr()) : 0;
-  if (PyErr_Occurred()) PyErr_Clear();
-  if (!PyLong_Check(n.ptr()) || PyBool_Check(n.ptr())) {
-    throw TypeError("num_threads must be an integer, got " + std::string(py::repr(n)));
-  }
+  const int64_t value = integer(n, "num_threads");
   if (value < 1) throw ValueError("num_threads must be at least 1, got " + std::string(py::repr(n)));
   pool::set_threads(value > 1024 ? 1024 : (int)value);
 }

@@ -154,13 +154,13 @@ void run_reference(const Optimizer& optimizer, const Operand* operands, unsigned
   }
 }
 
-void step(const char* name, py::handle params, py::handle grads, const py::tuple& states, py::handle step_number,
+void step(const std::string& name, py::handle params, py::handle grads, const py::tuple& states, py::handle step_number,
           const py::dict& given_numbers) {
   const Optimizer& optimizer = find_optimizer(name);
   const Numbers numbers = read_numbers(optimizer, given_numbers);
   const int64_t number = read_step(step_number);
   const int count = 2 + optimizer.state_count;
-  if ((int)states.size() != optimizer.state_count) throw TypeError(std::string(name) + ": wrong number of states");
+  if ((int)states.size() != optimizer.state_count) throw TypeError(name + ": wrong number of states");
 
   // Everything is converted first: what follows reads pointers, and no Python code may run in between.
   Operand operands[kMaxOperands];
@@ -211,7 +211,7 @@ void step(const char* name, py::handle params, py::handle grads, const py::tuple
 }
 
 // What a step with these would refuse, told before the first: hyperparameters, and params unless it is None.
-void check(const char* name, const py::dict& numbers, py::handle params) {
+void check(const std::string& name, const py::dict& numbers, py::handle params) {
   read_numbers(find_optimizer(name), numbers);
   Operand operand("params", params, true);
   TensorView view;

@@ -16,7 +16,7 @@ int row_axis(py::handle given, const TensorView& t) {
   return check_axis(axis, t);
 }
 
-py::object forward(const char* name, py::handle x, py::handle axis, py::handle out) {
+py::object forward(const std::string& name, py::handle x, py::handle axis, py::handle out) {
   const SoftmaxFunction& function = find_softmax(name);
   Arguments arguments;
   const Array ax = arguments.in(x, "x");
@@ -25,7 +25,7 @@ py::object forward(const char* name, py::handle x, py::handle axis, py::handle o
   const Array ay = arguments.out(out, "out", ax.view.dtype, ax.view.dims());
   Arguments::check_overlap(ay, ax, true);
   if (reference_in_use()) {
-    copy_into(ay, reference("activations").attr(name)(ax.owner, axis));
+    copy_into(ay, reference("activations").attr(name.c_str())(ax.owner, axis));
   } else {
     py::gil_scoped_release release;
     softmax_forward(function, ax.view, along, ay.view);
@@ -33,7 +33,7 @@ py::object forward(const char* name, py::handle x, py::handle axis, py::handle o
   return arguments.result(ay);
 }
 
-py::object backward(const char* name, py::handle dy, py::handle y, py::handle axis, py::handle out) {
+py::object backward(const std::string& name, py::handle dy, py::handle y, py::handle axis, py::handle out) {
   const SoftmaxFunction& function = find_softmax(name);
   Arguments arguments;
   const Array ady = arguments.in(dy, "dy");
@@ -46,7 +46,7 @@ py::object backward(const char* name, py::handle dy, py::handle y, py::handle ax
   Arguments::check_overlap(adx, ady, true);
   Arguments::check_overlap(adx, ay, true);
   if (reference_in_use()) {
-    copy_into(adx, reference("activations").attr((std::string(name) + "_backward").c_str())(ady.owner, ay.owner, axis));
+    copy_into(adx, reference("activations").attr((name + "_backward").c_str())(ady.owner, ay.owner, axis));
   } else {
     py::gil_scoped_release release;
     softmax_backward(function, ady.view, ay.view, along, adx.view);

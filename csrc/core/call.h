@@ -1,6 +1,7 @@
 // Call: the Team of one call, threads from the pool and scratch from the buffer cache, given back when it ends.
 #pragma once
 
+#include <new>
 #include <vector>
 
 #include "core/buffers.h"
@@ -16,6 +17,13 @@ struct Call : Team {
   }
   Call(const Call&) = delete;
   Call& operator=(const Call&) = delete;
+
+  // Room for n elements of type T until the call ends. Throws std::bad_alloc, also where n has no size in bytes.
+  template <class T>
+  T* array(int64_t n) {
+    if (n < 0 || (uint64_t)n > SIZE_MAX / 4 / sizeof(T)) throw std::bad_alloc();
+    return static_cast<T*>(scratch((size_t)n * sizeof(T)));
+  }
 
   // Splits [0, n) into one piece a thread, none smaller than `grain`, with boundaries on multiples of 64.
   template <class Piece>

@@ -26,7 +26,11 @@ namespace {
 }
 [[maybe_unused]] bool has_v3() {
   return has_v2() && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
-         __builtin_cpu_supports("bmi2");
+         __builtin_cpu_supports("bmi2")
+#if !defined(__clang__)  // Clang 14 cannot ask for these; processors with BMI2 have them
+         && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("lzcnt") && __builtin_cpu_supports("movbe")
+#endif
+      ;
 }
 [[maybe_unused]] bool has_v4() {
   return has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -89,17 +93,17 @@ std::vector<std::string> isas() {
 void use_isa(const std::string& name) { active.store(find(name), std::memory_order_release); }
 
 template <class Entry>
-static const Entry& find_in(const Span<Entry>& list, const char* what, const char* name) {
+static const Entry& find_in(const Span<Entry>& list, const char* what, const std::string& name) {
   std::string have;
   for (const Entry& entry : list) {
-    if (strcmp(entry.name, name) == 0) return entry;
+    if (name == entry.name) return entry;
     have += (have.empty() ? "" : ", ") + std::string(entry.name);
   }
   throw ValueError(std::string(what) + " must be one of " + have + ", got '" + name + "'");
 }
 
-const Activation& find_activation(const char* name) { return find_in(*kernels().activations, "activation", name); }
-const Optimizer& find_optimizer(const char* name) { return find_in(*kernels().optimizers, "optimizer", name); }
+const Activation& find_activation(const std::string& name) { return find_in(*kernels().activations, "activation", name); }
+const Optimizer& find_optimizer(const std::string& name) { return find_in(*kernels().optimizers, "optimizer", name); }
 
 int64_t stream_bytes() {
   static const int64_t bytes = [] {

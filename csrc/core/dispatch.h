@@ -16,8 +16,8 @@ const Kernels& kernels();               // of the ISA in use
 std::vector<std::string> isas();        // usable on this machine, lowest first
 void use_isa(const std::string& name);  // throws ValueError, naming those at hand
 
-const Activation& find_activation(const char* name);  // throws ValueError, naming those there are
-const Optimizer& find_optimizer(const char* name);
+const Activation& find_activation(const std::string& name);  // throws ValueError, naming those there are
+const Optimizer& find_optimizer(const std::string& name);
 int64_t stream_bytes();  // outputs of at least this size are written around the caches
 
 }  // namespace innerloop

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include <memory>
+
 #include "core/buffers.h"
 #include "core/call.h"
 #include "core/checks.h"
@@ -36,7 +38,7 @@ Matrix matrix_of(const TensorView& t, Call& call) {
     rows *= t.shape[d];
   }
   if (merges || rows == 0) return m;
-  auto* table = static_cast<ptrdiff_t*>(call.scratch((size_t)rows * sizeof(ptrdiff_t)));
+  auto* table = call.array<ptrdiff_t>(rows);
   int64_t index[kMaxDims] = {};
   ptrdiff_t at = 0;
   for (int64_t i = 0; i < rows; i++) {
@@ -71,42 +73,47 @@ size_t panel_bytes(const LinearKernels& kernels, Dtype dtype, int64_t k, int64_t
 }  // namespace
 
 PackedWeight::PackedWeight(const TensorView& w) : dtype(w.dtype), k(w.shape[0]), n(w.shape[1]) {
-  lay_out(typed(innerloop::kernels(), dtype), false, {w.data, w.strides[0], w.strides[1], nullptr});
+  first = lay_out(typed(innerloop::kernels(), dtype), false, {w.data, w.strides[0], w.strides[1], nullptr});
 }
 
 PackedWeight::~PackedWeight() {
-  for (const Panels& p : kept) buffers::release(p.data);
+  for (Panels *p = newest.load(), *next; p != nullptr; p = next) {
+    next = p->next;
+    buffers::release(p->data);
+    delete p;
+  }
 }
 
-const void* PackedWeight::lay_out(const LinearKernels& kernels, bool transposed, const Matrix& w) const {
+const PackedWeight::Panels* PackedWeight::lay_out(const LinearKernels& kernels, bool transposed,
+                                                  const Matrix& w) const {
   const int64_t rows = transposed ? n : k, columns = transposed ? k : n;
-  kept.reserve(kept.size() + 1);
-  void* data = buffers::acquire(panel_bytes(kernels, dtype, rows, columns));
-  kept.push_back({kernels.panel, transposed, data});
+  auto made = std::make_unique<Panels>(Panels{kernels.panel, transposed, nullptr, nullptr});
+  made->data = buffers::acquire(panel_bytes(kernels, dtype, rows, columns));
   Call call;
-  kernels.pack(call, rows, columns, w, data);
-  return data;
+  if (rows > 0) kernels.pack(call, rows, columns, w, made->data);
+  made->next = newest.load();
+  while (!newest.compare_exchange_weak(made->next, made.get())) {
+  }
+  return made.release();
 }
 
 const void* PackedWeight::panels(const LinearKernels& kernels, bool transposed) const {
-  std::lock_guard<std::mutex> lock(mutex);
-  for (const Panels& p : kept) {
-    if (p.width == kernels.panel && p.transposed == transposed) return p.data;
+  for (const Panels* p = newest.load(); p != nullptr; p = p->next) {
+    if (p->width == kernels.panel && p->transposed == transposed) return p->data;
   }
   Call call;
   const ptrdiff_t item = (ptrdiff_t)dtype_size(dtype), row = (ptrdiff_t)n * item;
   char* w = static_cast<char*>(call.scratch((size_t)k * (size_t)row));
   unpack(w);
-  return lay_out(kernels, transposed, {w, transposed ? item : row, transposed ? row : item, nullptr});
+  return lay_out(kernels, transposed, {w, transposed ? item : row, transposed ? row : item, nullptr})->data;
 }
 
 void PackedWeight::unpack(char* w) const {
   const size_t item = dtype_size(dtype);
-  const Panels& p = kept[0];
-  const char* from = static_cast<const char*>(p.data);
-  for (int64_t j = 0; j < n; j += p.width) {
-    const int64_t columns = n - j < p.width ? n - j : p.width;
-    for (int64_t i = 0; i < k; i++, from += (size_t)p.width * item) {
+  const char* from = static_cast<const char*>(first->data);
+  for (int64_t j = 0; k > 0 && j < n; j += first->width) {
+    const int64_t columns = n - j < first->width ? n - j : first->width;
+    for (int64_t i = 0; i < k; i++, from += (size_t)first->width * item) {
       memcpy(w + (size_t)(i * n + j) * item, from, (size_t)columns * item);
     }
   }

@@ -1,7 +1,7 @@
 // The dense layer over checked views: y = act(x @ w + b) and its gradients.
 #pragma once
 
-#include <mutex>
+#include <atomic>
 #include <vector>
 
 #include "core/tensor.h"
@@ -28,11 +28,14 @@ class PackedWeight {
     int width;
     bool transposed;
     void* data;
+    Panels* next;
   };
-  mutable std::mutex mutex;
-  mutable std::vector<Panels> kept;  // the first of them holds w itself
+  // Laid out first, published when finished, never taken back: readers need no lock, and a fork finds none held. Two
+  // threads that ask at once may both lay the same out.
+  mutable std::atomic<Panels*> newest{nullptr};
+  const Panels* first;  // w itself
 
-  const void* lay_out(const LinearKernels& kernels, bool transposed, const Matrix& w) const;
+  const Panels* lay_out(const LinearKernels& kernels, bool transposed, const Matrix& w) const;
 };
 
 // The weight of a call: an array or a packed one.

@@ -42,7 +42,7 @@ Labels read_labels(Call& call, const TensorView& target, int64_t classes, int64_
   const Integer ignored = (Integer)ignore_index;
   const bool can_ignore = (int64_t)ignored == ignore_index && (ignored < 0) == (ignore_index < 0);
   const int64_t n = target.size();
-  Labels labels = {static_cast<int64_t*>(call.scratch((size_t)n * sizeof(int64_t))), 0};
+  Labels labels = {call.array<int64_t>(n), 0};
   if (n == 0) return labels;
 
   int64_t index[kMaxDims] = {};
@@ -102,8 +102,8 @@ struct Weights {
 template <class T>
 Weights read_weights(Call& call, const TensorView& weight) {
   const int64_t n = weight.shape[0];
-  T* values = static_cast<T*>(call.scratch((size_t)n * sizeof(T)));
-  double* wide = static_cast<double*>(call.scratch((size_t)n * sizeof(double)));
+  T* values = call.array<T>(n);
+  double* wide = call.array<double>(n);
   for (int64_t c = 0; c < n; c++) {
     memcpy(&values[c], weight.data + c * weight.strides[0], sizeof(T));
     wide[c] = (double)values[c];
@@ -153,7 +153,7 @@ double softmax_cross_entropy(const TensorView& logits, const TensorView& target,
   if (losses) {
     rows_losses = *losses;
   } else {
-    rows_losses = contiguous_view(call.scratch((size_t)rows * dtype_size(logits.dtype)), logits.dtype, rows_shape);
+    rows_losses = contiguous_view(wide ? (void*)call.array<double>(rows) : call.array<float>(rows), logits.dtype, rows_shape);
   }
   const double divisor = options.reduction == Reduction::mean ? labels.weight : 1;
 

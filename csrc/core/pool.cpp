@@ -26,6 +26,22 @@ void relax() {
 #endif
 }
 
+// How the processor rounds and treats subnormals: a task runs in its caller's mode, whichever thread runs it.
+#if defined(__x86_64__)
+unsigned float_mode() { return __builtin_ia32_stmxcsr() & ~0x3fu; }  // without the sticky flags
+void set_float_mode(unsigned mode) { __builtin_ia32_ldmxcsr(mode); }
+#elif defined(__aarch64__)
+uint64_t float_mode() {
+  uint64_t mode;
+  asm volatile("mrs %0, fpcr" : "=r"(mode));
+  return mode;
+}
+void set_float_mode(uint64_t mode) { asm volatile("msr fpcr, %0" : : "r"(mode)); }
+#else
+int float_mode() { return 0; }
+void set_float_mode(int) {}
+#endif
+
 // Spins for kSpin, reading the clock seldom; true as soon as ready() is.
 template <class Ready>
 bool spin(const Ready& ready) {
@@ -50,6 +66,7 @@ struct Pool {
   std::atomic<int> limit{1};  // workers with a lower number take part in this job
   void (*task)(void*, int) = nullptr;
   void* argument = nullptr;
+  decltype(float_mode()) mode = 0;
   int tasks = 0;
   int workers = 0;  // started so far; changed under `busy`
   std::atomic<bool> busy{false};
@@ -57,10 +74,11 @@ struct Pool {
   std::condition_variable wake;
 
   // Claims and runs tasks until none is left.
-  void work() {
+  void work(bool worker) {
     uint64_t t = ticket.load(std::memory_order_acquire);
     while (t & kRemaining) {
       if (!ticket.compare_exchange_weak(t, t - 1, std::memory_order_acq_rel)) continue;
+      if (worker) set_float_mode(mode);
       task(argument, tasks - (int)(t & kRemaining));  // task 0 first
       unfinished.fetch_sub(1, std::memory_order_acq_rel);
       t = ticket.load(std::memory_order_acquire);
@@ -79,7 +97,7 @@ struct Pool {
         wake.wait(lock, ready);
         sleepers.fetch_sub(1, std::memory_order_relaxed);
       }
-      work();
+      work(true);
     }
   }
 
@@ -88,12 +106,13 @@ struct Pool {
       try {
         std::thread([this, number = workers] { serve(number); }).detach();
         workers++;
-      } catch (const std::system_error&) {  // no more threads to be had: fewer workers do the same work
+      } catch (const std::exception&) {  // no more threads to be had: fewer workers do the same work
         break;
       }
     }
     task = f;
     argument = a;
+    mode = float_mode();
     tasks = count;
     limit.store(threads - 1, std::memory_order_relaxed);
     unfinished.store(count, std::memory_order_relaxed);
@@ -103,7 +122,7 @@ struct Pool {
       std::lock_guard<std::mutex> lock(mutex);
       wake.notify_all();
     }
-    work();
+    work(false);
     auto done = [&] { return unfinished.load(std::memory_order_acquire) == 0; };
     while (!spin(done)) sched_yield();
   }

@@ -37,6 +37,9 @@ struct RowOperand {
   bool whole;  // has the axis; else the view is of the rows' shape
 };
 
+// Elements. A broadcast row may be longer than any memory: up to here, sizes in bytes cannot overflow.
+constexpr int64_t kLongestRow = int64_t(1) << 48;
+
 // The arrays hold at least one element. The last operand is the output.
 template <int Operands>
 Rows<Operands> plan_rows(const RowOperand (&operands)[Operands], int axis, int64_t length) {
@@ -49,6 +52,7 @@ Rows<Operands> plan_rows(const RowOperand (&operands)[Operands], int axis, int64
   }
   Rows<Operands> rows;
   rows.walk = plan_walk<Operands>(views, 0);
+  if (length > kLongestRow) throw std::bad_alloc();
   rows.length = length;
   const ptrdiff_t item = (ptrdiff_t)dtype_size(operands[Operands - 1].view->dtype);
   // A line more than the row needs, and an odd number of them: rows of a power of two would share a cache set.
@@ -79,7 +83,9 @@ void run_rows(Call& call, const Rows<Operands>& rows, const Loop& loop) {
 
   size_t bytes = ((size_t)((rows.length + kRowBlock - 1) / kRowBlock) * sizeof(double) + 63) & ~size_t(63);
   for (int op = 0; op < Operands; op++) bytes += rows.gathered[op] ? (size_t)(rows.block * rows.pitch) : 0;
-  char* scratch = static_cast<char*>(call.scratch(bytes * (size_t)tasks));
+  size_t all;
+  if (__builtin_mul_overflow(bytes, (size_t)tasks, &all)) throw std::bad_alloc();
+  char* scratch = static_cast<char*>(call.scratch(all));
   call.run((int)tasks, [&](int i) {
     const int64_t begin = i * step, end = begin + step < count ? begin + step : count;
     if (begin < end) loop(scratch + bytes * (size_t)i, begin, end);

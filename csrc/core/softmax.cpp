@@ -14,11 +14,11 @@ static const SoftmaxKernels& typed(const SoftmaxFunction& function, Dtype dtype)
 
 static int64_t row_length(const TensorView& t, int axis) { return t.ndim > 0 ? t.shape[axis] : 1; }
 
-const SoftmaxFunction& find_softmax(const char* name) {
+const SoftmaxFunction& find_softmax(const std::string& name) {
   for (const SoftmaxFunction& f : *kernels().softmaxes) {
-    if (strcmp(f.name, name) == 0) return f;
+    if (name == f.name) return f;
   }
-  throw ValueError(std::string("there is no softmax called '") + name + "'");
+  throw ValueError("there is no softmax called '" + name + "'");
 }
 
 void softmax_forward(const SoftmaxFunction& function, const TensorView& x, int axis, const TensorView& y) {

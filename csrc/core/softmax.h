@@ -5,7 +5,7 @@
 
 namespace innerloop {
 
-const SoftmaxFunction& find_softmax(const char* name);
+const SoftmaxFunction& find_softmax(const std::string& name);
 
 void softmax_forward(const SoftmaxFunction& function, const TensorView& x, int axis, const TensorView& y);
 void softmax_backward(const SoftmaxFunction& function, const TensorView& dy, const TensorView& y, int axis,

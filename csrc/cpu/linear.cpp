@@ -104,7 +104,7 @@ void backward(Team& team, const LinearBackward& l) {
   const size_t sums_bytes = (size_t)l.n * sizeof(T);
   char* sums = l.db != nullptr && l.n > 0 ? (char*)team.scratch(sums_bytes) : nullptr;
   if (sums != nullptr) memset(sums, 0, sums_bytes);
-  if (l.n > 0) {  // also with k = 0, for db
+  if (l.n > 0 && (l.k > 0 || sums != nullptr)) {  // also with k = 0, for db
     Product dw = {};
     dw.m = l.k;
     dw.n = l.n;

@@ -118,7 +118,7 @@ struct GeluTanh {
   HD V backward(V x, V dy) const {
     const V s = gate(x);
     const V slope = V(twice_root_2_over_pi) * fma(V(3 * cubic) * x, x, V(1));
-    return dy * fma(x * slope, s * (V(1) - s), s);
+    return dy * fma(x * (s * (V(1) - s)), slope, s);  // in this order: x * slope overflows from 1e13 on
   }
 
  private:

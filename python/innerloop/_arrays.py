@@ -8,6 +8,10 @@ from typing import Any
 import numpy as np
 
 
+# Some of these lend their memory too, but nobody means a string or a scalar as an array.
+_NOT_ARRAYS = (str, bytes, int, float, complex, list, tuple, dict, type(None), np.generic)
+
+
 def to_numpy(value: Any, name: str) -> np.ndarray:
     """Return a NumPy array over `value`'s own memory.
 
@@ -18,7 +22,7 @@ def to_numpy(value: Any, name: str) -> np.ndarray:
         raise TypeError(f"{name} must be an array without a mask, got a MaskedArray")
     if isinstance(value, np.ndarray):  # a subclass, such as memmap
         return value.view(np.ndarray)
-    if isinstance(value, (str, bytes, int, float, complex, list, tuple, dict, type(None))):
+    if isinstance(value, _NOT_ARRAYS):
         raise TypeError(f"{name} must be an array, got {type(value).__name__}")
     try:
         if hasattr(value, "__dlpack__"):
@@ -48,6 +52,6 @@ def from_numpy(array: np.ndarray, like: Any) -> Any:
 def shares_memory(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether two arrays have a byte in common; True where that is too hard to tell."""
     try:
-        return np.shares_memory(a, b, max_work=100_000)
+        return np.shares_memory(a, b, max_work=100_000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True

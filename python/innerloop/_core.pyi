@@ -42,6 +42,7 @@ def linear_backward(
     activation: str | None,
     parameters: dict[str, Any],
     bias: bool,
+    out: Any,
     /,
 ) -> tuple[Any, Any, Any]: ...
 def pack(w: Any, /) -> PackedWeight: ...

@@ -65,7 +65,10 @@ def _public(native: Callable[..., Any], name: str, arrays: list[str], extra: lis
 
     def function(*args: Any, **kwargs: Any) -> Any:
         if len(args) != len(arrays) or not kwargs.keys() <= {*extra}:
-            bound = signature.bind(*args, **kwargs).arguments
+            try:
+                bound = signature.bind(*args, **kwargs).arguments
+            except TypeError as error:
+                raise TypeError(f"{name}{signature}: {error}") from None
         else:
             bound = kwargs
         parameters = {p: bound[p] for p in entry.parameters if p in bound}

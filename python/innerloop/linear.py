@@ -67,6 +67,7 @@ def linear_backward(
     *,
     activation: str | None = None,
     bias: bool = True,
+    out: tuple[Any, Any, Any] | None = None,
     **params: float,
 ) -> tuple[Any, Any, Any]:
     """Gradients of `linear`.
@@ -84,11 +85,14 @@ def linear_backward(
     x : array, shape (..., K)
     w : array, shape (K, N), or PackedWeight
     saved : array, shape (..., N), or None
-        From ``linear(..., return_saved=True)``; not read for the identity.
+        From ``linear(..., return_saved=True)``; needed by all but the identity.
     activation, **params
         As given to `linear`.
     bias : bool, default True
         Whether the layer has a bias.
+    out : tuple (dx, dw, db) of arrays or None, optional
+        Where to write each gradient, in any layout; None for a fresh array. They may not overlap
+        one another or an input.
 
     Returns
     -------
@@ -102,9 +106,10 @@ def linear_backward(
         If an argument is not an array of float32 or float64, if their dtypes differ, if `saved` is
         missing, or if the activation has no such parameter.
     ValueError
-        If shapes do not fit, or there is no activation of that name.
+        If shapes do not fit, there is no activation of that name, or an array of `out` is
+        read-only or overlaps another.
     """
-    return _core.linear_backward(dy, x, w, saved, activation, params, bias)
+    return _core.linear_backward(dy, x, w, saved, activation, params, bias, out)
 
 
 def pack(w: Any) -> PackedWeight:

@@ -239,8 +239,8 @@ class Optimizer:
         entry = self._entry
         _same_names("state_dict", state_dict, {"step", "hyperparameters", "state"})
         steps = operator.index(state_dict["step"])
-        if steps < 0:
-            raise ValueError(f"step must be at least 0, got {steps}")
+        if not 0 <= steps < 2**53:
+            raise ValueError(f"step must lie in [0, 2**53), got {steps}")
         given = state_dict["hyperparameters"]
         _same_names("hyperparameters", given, set(entry.hyperparameters))
         hyperparameters = {
@@ -255,7 +255,7 @@ class Optimizer:
         missing = set(needed) - set(loaded)
         if unknown or missing:
             raise ValueError(
-                f"state must hold {', '.join(needed) or 'nothing'}, got {', '.join(loaded)}"
+                f"state must hold {', '.join(needed) or 'nothing'}, got {', '.join(map(str, loaded))}"
             )
         new = {name: self._matching(name, arrays) for name, arrays in loaded.items()}
         state = {name: arrays for name, arrays in self.state.items() if name in new}
@@ -279,7 +279,7 @@ class Optimizer:
                 raise TypeError(f"{name}[{i}] must be {like.dtype}, got {value.dtype}")
             if value.shape != like.shape:
                 raise ValueError(f"{name}[{i}] must have shape {like.shape}, got {value.shape}")
-            found.append(value)
+            found.append(value.copy())  # it may be a state that is about to be written
         return found
 
     def __repr__(self) -> str:
