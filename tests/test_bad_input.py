@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import innerloop as il
+from innerloop.reference import ACTIVATIONS, OPTIMIZERS
 from support import numbers
 
 N, C, K = 6, 5, 7  # rows, classes or outputs, inputs
@@ -44,6 +45,12 @@ def labels() -> np.ndarray:
     return np.arange(N) % C
 
 
+def linear_backward(dy: Any, x: Any, w: Any, saved: Any = None, **other: Any) -> Any:
+    """With each output as an argument of its own."""
+    out = tuple(other.pop(name) for name in ("dx", "dw", "db"))
+    return il.linear_backward(dy, x, w, saved, out=out, **other)
+
+
 def calls() -> Iterator[tuple[str, Call]]:
     for name in il.activations.NAMES:
         x = f32(N, C)
@@ -51,7 +58,7 @@ def calls() -> Iterator[tuple[str, Call]]:
         arrays = {"dy": f32(N, C), "x": x, "out": f32(N, C)}
         backward = getattr(il, f"{name}_backward")
         yield f"{name}_backward", Call(backward, arrays, in_place=("dy", "x"))
-        if name in ("relu", "sigmoid", "tanh"):
+        if ACTIVATIONS[name].saves_output:
             arrays = {"dy": f32(N, C), "y": f32(N, C), "out": f32(N, C)}
             yield (
                 f"{name}_backward from y",
@@ -72,7 +79,8 @@ def calls() -> Iterator[tuple[str, Call]]:
             arrays = {"dy": f32(m, C), "x": f32(m, K), "w": f32(K, C), "saved": f32(m, C)}
             if activation is None:
                 arrays.pop("saved")
-            backward = Call(il.linear_backward, arrays, other, writes=())
+            arrays |= {"dx": f32(m, K), "dw": f32(K, C), "db": f32(C)}
+            backward = Call(linear_backward, arrays, other, writes=("dx", "dw", "db"))
             yield f"linear_backward {m} {activation}", backward
     for reduction in ("mean", "sum", "none"):
         for kind in ("index", "probability"):
@@ -83,18 +91,11 @@ def calls() -> Iterator[tuple[str, Call]]:
                 name = f"softmax_cross_entropy {reduction} {kind} {'weighted' * bool(weight)}"
                 call = Call(il.softmax_cross_entropy, arrays, other, in_place=("logits",))
                 yield name, call
-    steps = {
-        "sgd": ({"momentum_buffers"}, {"momentum": 0.9}),
-        "adam": ({"exp_avgs", "exp_avg_sqs"}, {}),
-        "adamw": ({"exp_avgs", "exp_avg_sqs"}, {}),
-        "rmsprop": (
-            {"square_avgs", "grad_avgs", "momentum_buffers"},
-            {"centered": True, "momentum": 0.5},
-        ),
-    }
-    for name, (states, hyper) in steps.items():
-        arrays = {a: abs(f32(N, C)) for a in ["params", "grads", *sorted(states)]}
-        call = Call(getattr(il, f"{name}_step"), arrays, {"step": 2, **hyper})
+    for name, optimizer in OPTIMIZERS.items():
+        states = [f"{state}s" for state in optimizer.states]
+        arrays = {a: abs(f32(N, C)) for a in ["params", "grads", *states]}
+        every_state = dict.fromkeys(optimizer.needs.values(), True)  # 1 for a number
+        call = Call(getattr(il, f"{name}_step"), arrays, {"step": 2, **every_state})
         call.writes = tuple(a for a in arrays if a != "grads")
         yield f"{name}_step", call
 
@@ -384,3 +385,72 @@ def test_lists(target: str, step: str) -> None:
     mixed = lists(3)
     mixed["params"] = mixed["params"][0]
     refused(mixed, (TypeError, ValueError))
+
+
+X = f32(4, 3)
+HUGE = np.broadcast_to(np.float32(0), (1, 288212785039343601))  # bytes of 16 rows wrap around 2^64
+
+ODD: list[tuple[str, Callable[[], Any], tuple[type[Exception], ...]]] = [
+    ("no name", lambda: il.activation(X, None), (TypeError,)),
+    ("no name, backward", lambda: il.activation_backward(X, X, None), (TypeError,)),
+    ("name with a zero byte", lambda: il.activation(X, "relu\0junk"), (ValueError,)),
+    ("zero byte, linear", lambda: il.linear(X, X.T, activation="relu\0"), (ValueError,)),
+    ("name that is no text", lambda: il.linear(X, X.T, activation="\ud800"), (TypeError,)),
+    ("reduction", lambda: il.softmax_cross_entropy(X, [0], reduction="\ud800"), (TypeError,)),
+    ("huge number", lambda: il.leaky_relu(X, 10**400), (ValueError,)),
+    ("flag", lambda: il.linear(X, X.T, return_saved="no"), (TypeError,)),
+    ("axis that is a bool", lambda: il.softmax(X, True), (TypeError,)),
+    ("NumPy scalar", lambda: il.relu(np.float32(1)), (TypeError,)),
+    ("too many arguments", lambda: il.gelu(X, X), (TypeError,)),
+    ("unneeded x", lambda: il.relu_backward(X, "garbage", y=X), (TypeError,)),
+    ("unneeded y", lambda: il.gelu_backward(X, X, y="garbage"), (TypeError,)),
+    ("unneeded saved", lambda: il.linear_backward(X, X, np.eye(3, dtype="f4"), "no"), (TypeError,)),
+    ("huge row", lambda: il.softmax_cross_entropy(HUGE, np.zeros(1, int)), (MemoryError,)),
+    ("huge rows", lambda: il.softmax_cross_entropy(HUGE.T, HUGE.T), (MemoryError, ValueError)),
+    ("huge output", lambda: il.relu(HUGE), (MemoryError, ValueError)),
+    ("PackedWeight", lambda: il.PackedWeight(), (TypeError,)),
+    ("PackedWeight, raw", lambda: il.PackedWeight.__new__(il.PackedWeight), (TypeError,)),
+    ("packed, other dtype", lambda: il.linear(X, il.pack(np.ones((3, 2)))), (TypeError,)),
+    ("packed, other shape", lambda: il.linear(X, il.pack(f32(4, 2))), (ValueError,)),
+    ("pack of a vector", lambda: il.pack(X[0]), (ValueError,)),
+    ("out that is no tuple", lambda: il.linear_backward(X, X, np.eye(3), out=X), (TypeError,)),
+]
+
+
+@pytest.mark.parametrize(("call", "errors"), [c[1:] for c in ODD], ids=[c[0] for c in ODD])
+def test_odd_cases(
+    target: str, call: Callable[[], Any], errors: tuple[type[Exception], ...]
+) -> None:
+    before = X.tobytes()
+    with pytest.raises(errors):
+        call()
+    assert X.tobytes() == before
+
+
+def test_an_interrupt_is_not_swallowed() -> None:
+    class Interrupts:
+        def __float__(self) -> float:
+            raise KeyboardInterrupt
+
+        def __index__(self) -> int:
+            raise KeyboardInterrupt
+
+    for call in (lambda: il.leaky_relu(X, Interrupts()), lambda: il.softmax(X, Interrupts())):
+        with pytest.raises(KeyboardInterrupt):
+            call()
+
+
+def test_nothing_is_written_before_a_warning_that_is_an_error(target: str) -> None:
+    """A loss too large for its type is infinite, and NumPy is not asked to say so."""
+    z = np.full((40, 2), 3e38, "f4")
+    z[:, 1] = -3e37
+    with np.errstate(all="raise"):
+        loss, _ = il.softmax_cross_entropy(z, np.ones(40, int), reduction="sum", return_grad=True)
+    assert np.isinf(loss)
+
+
+def test_empty_weights_take_no_time(target: str) -> None:
+    wide = np.broadcast_to(np.float32(1), (0, 2**40))
+    with pytest.raises((MemoryError, ValueError)):
+        il.linear(np.ones((1, 0), "f4"), wide)  # 4 TB of zeros
+    assert il.pack(wide).shape == (0, 2**40)

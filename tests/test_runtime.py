@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -234,3 +235,41 @@ def test_jax_arrays(target: str) -> None:
     np.testing.assert_array_equal(np.asarray(y), np.maximum(np.asarray(x), 0))
     with pytest.raises(ValueError, match="out must be writeable"):
         il.relu(x, out=x)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="sets the mode of an x86 processor")
+@pytest.mark.parametrize("flush", [False, True])
+def test_tasks_run_in_the_callers_floating_point_mode(flush: bool, restore_threads: None) -> None:
+    """Whatever the mode was when the pool's threads started."""
+    torch = pytest.importorskip("torch")
+    x = np.full(BIG, -1e-38, "f4")
+    il.set_num_threads(4)
+    try:
+        torch.set_flush_denormal(not flush)
+        il.leaky_relu(x)
+        torch.set_flush_denormal(flush)
+        y = il.leaky_relu(x)
+    finally:
+        torch.set_flush_denormal(False)
+    assert ((y == 0) == flush).all()
+
+
+def test_packed_weights_between_threads_and_forks() -> None:
+    """The panels that backward needs are laid out at first use, whoever asks first."""
+    code = (
+        "import os, threading, numpy as np, innerloop as il\n"
+        "w = np.random.rand(700, 700).astype('f4'); x = np.ones((1, 700), 'f4')\n"
+        "for i in range(30):\n"
+        "    p = il.pack(w)\n"
+        "    t = threading.Thread(target=lambda: il.linear_backward(x, x, p)); t.start()\n"
+        "    if i % 10 == 0:\n"
+        "        child = os.fork()\n"
+        "        if child == 0:\n"
+        "            il.linear_backward(x, x, p); os._exit(0)\n"
+        "        assert os.waitpid(child, 0)[1] == 0\n"
+        "    while t.is_alive(): assert (p.unpack() == w).all()\n"
+        "    t.join()\n"
+        "print('done')"
+    )
+    run = python(code)
+    assert run.stdout.strip() == "done", run.stderr

@@ -50,6 +50,8 @@ def test_no_leak(path: Path) -> None:
 
 def test_every_isa_was_looked_at() -> None:
     table = (ROOT / "cmake" / "isa.cmake").read_text()
-    rows = re.findall(r'"(\w+)\|', table.partition(f"TABLE_{platform.machine()}")[2].partition(")")[0])
+    rows = re.findall(
+        r'"(\w+)\|', table.partition(f"TABLE_{platform.machine()}")[2].partition(")")[0]
+    )
     seen = {re.search(r"il_(\w+)\.dir", str(p))[1] for p in OBJECTS}
     assert rows and set(rows) <= seen
