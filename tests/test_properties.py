@@ -65,7 +65,7 @@ def test_linear(data: st.DataObject) -> None:
 @quick
 @given(st.data())
 def test_overlap_is_refused_or_harmless(data: st.DataObject) -> None:
-    """Two windows of one array: the result is right, or the call is refused with nothing written."""
+    """Two windows of one array: the result is right, or the call is refused and nothing written."""
     memory = np.random.default_rng(0).normal(size=(12, 12))
     window = st.builds(slice, st.integers(0, 11), st.integers(1, 12), st.sampled_from([1, 2, 3]))
     x = memory[data.draw(window), data.draw(window)]

@@ -13,7 +13,8 @@ namespace {
 py::object forward(py::handle called, py::handle x, const py::dict& given, py::handle out) {
   const std::string name = text(called, "activation name");
   const Activation& activation = find_activation(name);
-  const ParameterValues parameters = parameter_values(name.c_str(), activation.parameters, activation.parameter_count, given);
+  const ParameterValues parameters =
+      parameter_values(name.c_str(), activation.parameters, activation.parameter_count, given);
   Arguments arguments;
   const Array ax = arguments.in(x, "x");
   check_floating(ax.view);
@@ -32,7 +33,8 @@ py::object backward(py::handle called, py::handle dy, py::handle x, const py::di
                     py::handle out) {
   const std::string name = text(called, "activation name");
   const Activation& activation = find_activation(name);
-  const ParameterValues parameters = parameter_values(name.c_str(), activation.parameters, activation.parameter_count, given);
+  const ParameterValues parameters =
+      parameter_values(name.c_str(), activation.parameters, activation.parameter_count, given);
   Arguments arguments;
   const Array ady = arguments.in(dy, "dy");
   check_floating(ady.view);

@@ -11,8 +11,8 @@ namespace innerloop {
 
 namespace py = pybind11;
 
-// After a conversion failed: forgets the TypeError or ValueError that a message of ours replaces, throws any other, such
-// as a KeyboardInterrupt, and an overflow as the ValueError it is.
+// After a conversion failed: forgets the TypeError or ValueError that a message of ours replaces, throws any other,
+// such as a KeyboardInterrupt, and an overflow as the ValueError it is.
 inline void forget_conversion_error(py::handle value, const char* name) {
   if (!PyErr_Occurred()) return;
   if (PyErr_ExceptionMatches(PyExc_OverflowError)) {

@@ -102,7 +102,9 @@ static const Entry& find_in(const Span<Entry>& list, const char* what, const std
   throw ValueError(std::string(what) + " must be one of " + have + ", got '" + name + "'");
 }
 
-const Activation& find_activation(const std::string& name) { return find_in(*kernels().activations, "activation", name); }
+const Activation& find_activation(const std::string& name) {
+  return find_in(*kernels().activations, "activation", name);
+}
 const Optimizer& find_optimizer(const std::string& name) { return find_in(*kernels().optimizers, "optimizer", name); }
 
 int64_t stream_bytes() {

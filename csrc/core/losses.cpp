@@ -153,7 +153,8 @@ double softmax_cross_entropy(const TensorView& logits, const TensorView& target,
   if (losses) {
     rows_losses = *losses;
   } else {
-    rows_losses = contiguous_view(wide ? (void*)call.array<double>(rows) : call.array<float>(rows), logits.dtype, rows_shape);
+    rows_losses =
+        contiguous_view(wide ? (void*)call.array<double>(rows) : call.array<float>(rows), logits.dtype, rows_shape);
   }
   const double divisor = options.reduction == Reduction::mean ? labels.weight : 1;
 

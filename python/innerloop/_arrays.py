@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-
 # Some of these lend their memory too, but nobody means a string or a scalar as an array.
 _NOT_ARRAYS = (str, bytes, int, float, complex, list, tuple, dict, type(None), np.generic)
 

@@ -254,9 +254,8 @@ class Optimizer:
         unknown = set(loaded) - {f"{s}s" for s in entry.states}
         missing = set(needed) - set(loaded)
         if unknown or missing:
-            raise ValueError(
-                f"state must hold {', '.join(needed) or 'nothing'}, got {', '.join(map(str, loaded))}"
-            )
+            got = ", ".join(map(str, loaded))
+            raise ValueError(f"state must hold {', '.join(needed) or 'nothing'}, got {got}")
         new = {name: self._matching(name, arrays) for name, arrays in loaded.items()}
         state = {name: arrays for name, arrays in self.state.items() if name in new}
         self._allocate(list(new), state)
