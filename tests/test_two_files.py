@@ -95,7 +95,7 @@ def test_an_activation_in_two_files(tmp_path: Path) -> None:
         f"{before}{RULE.lstrip()}using Activations = List<SignedSquare, {after}"
     )
     reference = (tree / REFERENCE).read_text()
-    first = reference.index("@in_float64")  # the list's order is the file's
+    first = reference.index("\n@in_float64\ndef") + 1  # the list's order is the file's
     (tree / REFERENCE).write_text(
         reference[:first].rstrip() + "\n" + FORMULA + "\n\n" + reference[first:]
     )
@@ -115,10 +115,13 @@ def test_an_activation_in_two_files(tmp_path: Path) -> None:
 
     path = str(package.parent)
     run(sys.executable, "-c", CHECK, cwd=tmp_path, PYTHONPATH=path)
-    tests = [tree / "tests" / "test_activations.py", tree / "tests" / "test_list.py"]
-    run(
-        *(sys.executable, "-m", "pytest", "-q", "-k", "signed_square", "-p", "no:cacheprovider"),
-        *tests,
-        cwd=tree,
-        PYTHONPATH=path,
+    tests = tree / "tests"
+    pytest_quiet = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    run(*pytest_quiet, tests / "test_list.py", cwd=tree, PYTHONPATH=path)
+    grown = [tests / f"test_{noun}.py" for noun in ("activations", "linear", "bad_input")]
+    run(*pytest_quiet, "-k", "signed_square", *grown, cwd=tree, PYTHONPATH=path)
+    run(sys.executable, "-m", "innerloop", "selftest", "--quick", cwd=tree, PYTHONPATH=path)
+    run(sys.executable, tree / "tools" / "make_stubs.py", package, tmp_path, cwd=tree)
+    assert (
+        "def signed_square(x: _A, scale: float = 1.5" in (tmp_path / "activations.pyi").read_text()
     )
