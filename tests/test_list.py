@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import inspect
 
 import pytest
@@ -51,6 +52,14 @@ def test_public_names_are_documented(name: str) -> None:
     assert document and len(document) > 30, f"{name} has no docstring to speak of"
     if inspect.signature(getattr(il, name)).parameters:
         assert "Raises\n" in document, f"{name} does not say what it raises"
+
+
+def test_version() -> None:
+    try:
+        installed = importlib.metadata.version("innerloop")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("not installed, but run from the source tree")
+    assert il.__version__ == installed
 
 
 def test_nothing_else_is_public() -> None:

@@ -19,7 +19,7 @@ from .optimizers import *  # noqa: F403
 from .runtime import *  # noqa: F403
 from .softmax import *  # noqa: F403
 
-__version__ = "0.1.0"
+__version__ = "0.1.0"  # as in pyproject.toml: tests/test_list.py compares
 
 __all__ = [
     *activations.__all__,

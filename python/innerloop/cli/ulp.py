@@ -22,7 +22,7 @@ from innerloop import _core
 from .console import console, show_table
 
 ELEMENTARY = ("exp", "log", "erf")  # the others are activations
-BOUNDS = {"exp": 1.0, "log": 1.0, "tanh": 2.0, "erf": 2.0, "sigmoid": 2.0, "gelu": 3.0}
+BOUNDS = {"exp": 1.0, "log": 1.0, "tanh": 1.5, "erf": 2.0, "sigmoid": 2.0, "gelu": 3.0}
 FUNCTIONS = tuple(BOUNDS)
 WITHOUT_FMA = 1.0  # what an instruction set that rounds products may add
 # gelu(x) = x Phi(x). Below these x, Phi(x) is subnormal with few bits left, and half a unit of it
