@@ -77,3 +77,14 @@ def numbers(
 def sizes_around(width: int) -> Iterator[int]:
     """Sizes on both sides of a vector's width and of its multiples."""
     yield from sorted({0, 1, width - 1, width, width + 1, 2 * width - 1, 4 * width + 3})
+
+
+def special_rows(n: int, dtype: str) -> np.ndarray:
+    """Rows with infinities, NaN and huge numbers at the start, the end and everywhere."""
+    rows = []
+    for value in (np.inf, -np.inf, np.nan, 1e30, -1e30, 88.0, 1e-40):
+        for place in (slice(0, 1), slice(n - 1, n), slice(None), slice(0, n - 1)):
+            row = numbers(n, dtype)
+            row[place] = value
+            rows.append(row)
+    return np.array(rows)

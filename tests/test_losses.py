@@ -9,7 +9,7 @@ import pytest
 
 import innerloop as il
 from innerloop import reference
-from support import DTYPES, LAYOUTS, equal_bits, fma_isas, numbers
+from support import DTYPES, LAYOUTS, equal_bits, fma_isas, numbers, special_rows
 
 # Of the largest element: a few ULP of the row's terms, the reference being float64 rounded once.
 TOLERANCE = {"float32": 4e-6, "float64": 2e-14}
@@ -155,17 +155,6 @@ def test_ignore_index_is_compared_by_value(target: str) -> None:
         il.softmax_cross_entropy(logits, np.array([0, -100], "int8"), ignore_index=156)
     loss = il.softmax_cross_entropy(logits, np.array([0, 255], "uint8"), ignore_index=255)
     assert loss == il.softmax_cross_entropy(logits[:1], np.array([0]))
-
-
-def special_rows(n: int, dtype: str) -> np.ndarray:
-    """Rows with infinities, NaN and huge numbers at the start, the end and everywhere."""
-    rows = []
-    for value in (INF, -INF, NAN, 1e30, -1e30, 88.0, 1e-40):
-        for place in (slice(0, 1), slice(n - 1, n), slice(None), slice(0, n - 1)):
-            row = numbers(n, dtype)
-            row[place] = value
-            rows.append(row)
-    return np.array(rows)
 
 
 @pytest.mark.parametrize("kind", ["labels", "smoothed", "evenly", "probabilities"])

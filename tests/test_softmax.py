@@ -9,7 +9,7 @@ import pytest
 
 import innerloop as il
 from innerloop import reference
-from support import DTYPES, LAYOUTS, equal_bits, fma_isas, numbers
+from support import DTYPES, LAYOUTS, equal_bits, fma_isas, numbers, special_rows
 
 NAMES = ["softmax", "log_softmax"]
 # A few ULP of the largest terms: the native arithmetic is the dtype's own, the reference's float64.
@@ -120,17 +120,6 @@ def test_broadcast_inputs(target: str) -> None:
     for axis in (0, 1):
         assert same(target, il.softmax(x, axis), il.softmax(x.copy(), axis))
         assert same(target, il.softmax_backward(x, x, axis), il.softmax_backward(x.copy(), x, axis))
-
-
-def special_rows(n: int, dtype: str) -> np.ndarray:
-    """Rows with infinities, NaN and huge numbers at the start, the end and everywhere."""
-    rows = []
-    for value in (INF, -INF, NAN, 1e30, -1e30, 88.0, 1e-40):
-        for place in (slice(0, 1), slice(n - 1, n), slice(None), slice(0, n - 1)):
-            row = numbers(n, dtype)
-            row[place] = value
-            rows.append(row)
-    return np.array(rows)
 
 
 @pytest.mark.parametrize("n", [1, 2, 10, 16, 17, 40, 2049, 5000])
