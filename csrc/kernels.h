@@ -120,8 +120,27 @@ struct StorageKernels {
   void (*narrow)(const float* from, const Walk<1>& to, int64_t begin, int64_t end);  // to the nearest, ties to even
 };
 
+// Optimizer states in fewer bits, and a float32 in two halves. All arrays are contiguous and start at element 0; begin
+// is a multiple of kRoundingBlock (rules/rounding.h), and the float32 side holds the elements [begin, end) alone.
+struct StateKernels {
+  // Rounded stochastically, with random bits from `key` and the element's place.
+  void (*round_bf16)(const float* from, int64_t begin, int64_t end, uint64_t key, char* to);
+  // One byte an element and a float32 scale a block; `negatives`: the state may be below 0.
+  void (*widen_8bit)(const char* codes, const char* scales, bool negatives, int64_t begin, int64_t end, float* to);
+  void (*round_8bit)(const float* from, bool negatives, int64_t begin, int64_t end, uint64_t key, char* codes,
+                     char* scales);
+};
+
+// A float32 as the bfloat16 nearest to it and the 16 bits that are missing. Ranges are of the walks' flattened index.
+struct SplitKernels {
+  void (*join)(const Walk<1>& upper, const Walk<1>& lower, int64_t begin, int64_t end, float* to);
+  void (*split)(const float* from, const Walk<1>& upper, const Walk<1>& lower, int64_t begin, int64_t end);
+};
+
 struct Storages {
   StorageKernels f32, bf16, f16;
+  StateKernels states;
+  SplitKernels split;
 };
 
 // exp, log, erf: what the rules are made of, reachable for tests of their accuracy.

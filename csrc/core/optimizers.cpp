@@ -15,16 +15,6 @@ namespace {
 constexpr int64_t kPiece = 65536;  // elements of a task: some 10 us of memory traffic, and few enough to stay even
 constexpr int64_t kGrain = 16384;  // elements that one thread does in about 10 us: below two, the caller does them
 
-// The same C-contiguous layout in every operand: by far the most common case, told without planning a walk.
-bool is_contiguous(const TensorView& t) {
-  ptrdiff_t expected = (ptrdiff_t)dtype_size(t.dtype);
-  for (int d = t.ndim - 1; d >= 0; d--) {
-    if (t.shape[d] != 1 && t.strides[d] != expected) return false;
-    expected *= t.shape[d];
-  }
-  return true;
-}
-
 }  // namespace
 
 unsigned used_states(const Optimizer& optimizer, const double* parameters) {
