@@ -188,21 +188,19 @@ struct SoftmaxFunction {
   SoftmaxKernels f32, f64;
 };
 
-// Softmax cross-entropy over rows of logits; see rules/losses.h. T is the dtype of all but the labels.
+// Softmax cross-entropy over rows of logits; see rules/softmax_cross_entropy.h. T is the dtype of all but the labels.
 struct CrossEntropyWork {
-  Rows<5> rows;  // logits; target probabilities; labels, one int64 a row, -1: ignored; losses, one T a row; dlogits
-  bool probabilities;  // else labels
-  bool gradient;       // whether dlogits are wanted
-  const void* weight;  // one T a class, contiguous; or null
-  double label_smoothing;
+  // logits; target probabilities; labels, one int64 a row, -1: ignored; sample weights, one T a row; losses, one T a
+  // row; dlogits
+  Rows<6> rows;
+  bool probabilities;    // else labels
+  bool sample_weighted;  // else every row weighs 1
+  bool gradient;         // whether dlogits are wanted
+  const void* weight;    // one T a class, contiguous; or null
+  double label_smoothing, z_loss;
   double scale;  // multiplies the gradient
 };
-
-struct LossKernels {
-  void (*softmax_cross_entropy)(const CrossEntropyWork& work, void* scratch, int64_t begin, int64_t end);
-};
-
-using Losses = ByDtype<LossKernels>;
+using CrossEntropyKernel = void (*)(const CrossEntropyWork& work, void* scratch, int64_t begin, int64_t end);
 
 // Loops that reach a limit of the machine, for benchmarks to be held against.
 struct MemoryProbe {
@@ -224,7 +222,7 @@ struct Kernels {
   const Span<Activation>* activations;
   const Span<SoftmaxFunction>* softmaxes;
   const ByDtype<LinearKernels>* linear;
-  const Losses* losses;
+  const ByDtype<CrossEntropyKernel>* softmax_cross_entropy;
   const Span<Optimizer>* optimizers;
   const Probes* probes;
 };

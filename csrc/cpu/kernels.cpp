@@ -10,15 +10,8 @@
 namespace innerloop::INNERLOOP_ISA {
 
 extern const Kernels kernels;
-const Kernels kernels = {INNERLOOP_NAME(INNERLOOP_ISA),
-                         kVectorBytes,
-                         kHasFma,
-                         &elementary,
-                         &activations,
-                         &softmaxes,
-                         &linear,
-                         &losses,
-                         &optimizers,
-                         &probes};
+const Kernels kernels = {
+    INNERLOOP_NAME(INNERLOOP_ISA), kVectorBytes, kHasFma, &elementary, &activations, &softmaxes, &linear,
+    &softmax_cross_entropy,        &optimizers,  &probes};
 
 }  // namespace innerloop::INNERLOOP_ISA

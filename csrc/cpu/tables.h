@@ -9,7 +9,7 @@ extern const Span<Elementary> elementary;
 extern const Span<Activation> activations;
 extern const Span<Optimizer> optimizers;
 extern const Span<SoftmaxFunction> softmaxes;
-extern const Losses losses;
+extern const ByDtype<CrossEntropyKernel> softmax_cross_entropy;
 extern const Probes probes;
 extern const ByDtype<LinearKernels> linear;
 
