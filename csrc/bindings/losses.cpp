@@ -5,9 +5,10 @@
 
 namespace innerloop {
 
-LossOptions loss_options(py::handle reduction, py::handle return_grad, py::handle grad_scale, py::handle out) {
+LossOptions loss_options(py::handle reduction, py::handle return_grad, py::handle grad_scale, py::handle out,
+                         bool batchmean) {
   LossOptions options;
-  options.reduction = find_reduction(text(reduction, "reduction"));
+  options.reduction = find_reduction(text(reduction, "reduction"), batchmean);
   options.grad_scale = number(grad_scale, "grad_scale");
   if (options.grad_scale != options.grad_scale) throw ValueError("grad_scale must be a number, got NaN");
   options.return_grad = boolean(return_grad, "return_grad");

@@ -52,6 +52,8 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   bind_optimizers(m);
   bind_softmax(m);
   bind_softmax_cross_entropy(m);
+  bind_elementwise_losses(m);
+  bind_nll_loss(m);
   bind_probe(m);
   bind_linear(m);
 }

@@ -7,16 +7,6 @@
 namespace innerloop {
 namespace {
 
-// The position of flattened index i in an array of t's shape.
-Shape position(const TensorView& t, int64_t i) {
-  Shape at(t.ndim);
-  for (int d = t.ndim - 1; d >= 0; d--) {
-    at[d] = i % t.shape[d];
-    i /= t.shape[d];
-  }
-  return at;
-}
-
 // visit(pointer, i) for each element in C order.
 template <class Visit>
 void for_elements(const TensorView& t, const Visit& visit) {
@@ -96,11 +86,22 @@ double sum_tree(const T* x, int64_t n) {
 
 }  // namespace
 
-Reduction find_reduction(const std::string& name) {
+Reduction find_reduction(const std::string& name, bool batchmean) {
   if (name == "mean") return Reduction::mean;
   if (name == "sum") return Reduction::sum;
   if (name == "none") return Reduction::none;
-  throw ValueError("reduction must be one of mean, sum, none, got '" + name + "'");
+  if (name == "batchmean" && batchmean) return Reduction::batchmean;
+  throw ValueError("reduction must be one of mean, sum, none" + std::string(batchmean ? ", batchmean" : "") +
+                   ", got '" + name + "'");
+}
+
+Shape position(const TensorView& t, int64_t i) {
+  Shape at(t.ndim);
+  for (int d = t.ndim - 1; d >= 0; d--) {
+    at[d] = i % t.shape[d];
+    i /= t.shape[d];
+  }
+  return at;
 }
 
 double sum_of(const void* losses, Dtype dtype, int64_t n) {

@@ -6,8 +6,11 @@
 
 namespace innerloop {
 
-enum class Reduction { mean, sum, none };
-Reduction find_reduction(const std::string& name);  // throws ValueError, naming those there are
+enum class Reduction { mean, sum, none, batchmean };
+// Throws ValueError, naming those there are; "batchmean" is among them only for a loss that has it.
+Reduction find_reduction(const std::string& name, bool batchmean = false);
+
+Shape position(const TensorView& t, int64_t i);  // of flattened index i in an array of t's shape
 
 // The sum of n losses of type f32 or f64 that lie end to end, in a tree that depends on n alone.
 double sum_of(const void* losses, Dtype dtype, int64_t n);

@@ -12,6 +12,8 @@ namespace innerloop::INNERLOOP_ISA {
 extern const Kernels kernels;
 const Kernels kernels = {
     INNERLOOP_NAME(INNERLOOP_ISA), kVectorBytes, kHasFma, &elementary, &activations, &softmaxes, &linear,
-    &softmax_cross_entropy,        &optimizers,  &probes};
+    &softmax_cross_entropy,
+                         &elementwise_losses,
+                         &nll_loss,        &optimizers,  &probes};
 
 }  // namespace innerloop::INNERLOOP_ISA

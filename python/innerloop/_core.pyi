@@ -71,6 +71,33 @@ def softmax_cross_entropy(
     out: Any,
     /,
 ) -> Any: ...
+def elementwise_losses() -> list[tuple[str, dict[str, float], str | None, bool]]: ...
+def elementwise_loss(
+    name: str,
+    pred: Any,
+    target: Any,
+    parameters: dict[str, Any],
+    array: Any,
+    sample_weight: Any,
+    reduction: Any,
+    return_grad: Any,
+    grad_scale: Any,
+    out: Any,
+    /,
+) -> Any: ...
+def nll_loss(
+    log_probs: Any,
+    target: Any,
+    weight: Any,
+    sample_weight: Any,
+    ignore_index: Any,
+    reduction: Any,
+    axis: Any,
+    return_grad: Any,
+    grad_scale: Any,
+    out: Any,
+    /,
+) -> Any: ...
 def optimizers() -> list[tuple[str, dict[str, Any], dict[str, str | None]]]: ...
 def optimizer_step(*args: Any) -> None: ...
 def optimizer_check(*args: Any) -> None: ...
