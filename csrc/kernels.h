@@ -51,6 +51,7 @@ struct Parameter {
   double maximum = __builtin_inf();
   bool below_maximum = false;  // the maximum itself is refused
   bool is_flag = false;        // Python's False or True, 0 or 1
+  bool above_minimum = false;  // the minimum itself is refused
 };
 
 // Elementwise work over up to Operands arrays of one shape, axes merged where memory allows.
@@ -218,21 +219,61 @@ struct SoftmaxFunction {
   SoftmaxKernels f32, f64;
 };
 
-// Softmax cross-entropy over rows of logits; see rules/losses.h. T is the dtype of all but the labels.
+// Softmax cross-entropy over rows of logits; see rules/softmax_cross_entropy.h. T is the dtype of all but the labels.
 struct CrossEntropyWork {
-  Rows<5> rows;  // logits; target probabilities; labels, one int64 a row, -1: ignored; losses, one T a row; dlogits
-  bool probabilities;  // else labels
-  bool gradient;       // whether dlogits are wanted
-  const void* weight;  // one T a class, contiguous; or null
-  double label_smoothing;
+  // logits; target probabilities; labels, one int64 a row, -1: ignored; sample weights, one T a row; losses, one T a
+  // row; dlogits
+  Rows<6> rows;
+  bool probabilities;    // else labels
+  bool sample_weighted;  // else every row weighs 1
+  bool gradient;         // whether dlogits are wanted
+  const void* weight;    // one T a class, contiguous; or null
+  double label_smoothing, z_loss;
   double scale;  // multiplies the gradient
 };
+using CrossEntropyKernel = void (*)(const CrossEntropyWork& work, void* scratch, int64_t begin, int64_t end);
 
-struct LossKernels {
-  void (*softmax_cross_entropy)(const CrossEntropyWork& work, void* scratch, int64_t begin, int64_t end);
+// A block of an elementwise loss: n elements of each array, contiguous, at any alignment. The losses of a block are
+// added up over 16 lanes, the sums of the blocks in double: they depend on the shape alone.
+constexpr int kLossBlock = 2048;  // most elements of a block; all but the last have as many
+struct LossBlock {
+  int n;
+  const char *pred, *target;
+  const char *sample_weight, *array;  // null: 1
+  char *losses, *gradient;            // null where not wanted; the gradient may be written over pred
+  double scale;                       // multiplies the gradient
+  bool stream;                        // write the gradient around the caches
 };
 
-using Losses = ByDtype<LossKernels>;
+// One elementwise loss in one dtype.
+struct ElementwiseLossKernels {
+  double (*block)(const double* parameters, const LossBlock& block);        // returns the sum of its losses
+  bool (*inside)(const char* x, int n, double minimum, double maximum);  // whether all lie there; NaN does not
+};
+
+struct ElementwiseLoss {
+  const char* name;
+  const Parameter* parameters;
+  int parameter_count;
+  const char* array;         // name of the third array, or null
+  bool batchmean;            // has that reduction
+  const double* pred_range;  // [minimum, maximum] of the predictions, or null
+  ElementwiseLossKernels f32, f64;
+};
+
+// nll_loss over rows of log-probabilities, of which it reads one a row.
+struct NllWork {
+  Walk<5> rows;          // log-probabilities; labels, one int64 a row, -1: ignored; sample weights; losses; gradient
+  ptrdiff_t step;        // bytes from one class to the next in the log-probabilities
+  ptrdiff_t grad_step;   // and in the gradient
+  bool sample_weighted;  // else every row weighs 1
+  const void* weight;    // one T a class, contiguous; or null
+  double scale;          // multiplies the gradient
+};
+struct NllKernels {
+  void (*losses)(const NllWork& work, int64_t begin, int64_t end);
+  void (*gradient)(const NllWork& work, int64_t begin, int64_t end);  // at the labels; it is 0 elsewhere
+};
 
 // Loops that reach a limit of the machine, for benchmarks to be held against.
 struct MemoryProbe {
@@ -255,7 +296,9 @@ struct Kernels {
   const Span<Activation>* activations;
   const Span<SoftmaxFunction>* softmaxes;
   const ByDtype<LinearKernels>* linear;
-  const Losses* losses;
+  const ByDtype<CrossEntropyKernel>* softmax_cross_entropy;
+  const Span<ElementwiseLoss>* elementwise_losses;
+  const ByDtype<NllKernels>* nll_loss;
   const Span<Optimizer>* optimizers;
   const Probes* probes;
 };

@@ -84,7 +84,8 @@ def calls() -> Iterator[tuple[str, Call]]:
             yield f"linear_backward {m} {activation}", backward
     for reduction in ("mean", "sum", "none"):
         for kind in ("index", "probability"):
-            for weight in ({}, {"weight": abs(f32(C))}):
+            weights = {"weight": abs(f32(C)), "sample_weight": abs(f32(N))}
+            for weight in ({}, weights):
                 target = labels() if kind == "index" else abs(f32(N, C))
                 arrays = {"logits": f32(N, C), "target": target, "out": f32(N, C)} | weight
                 other = {"reduction": reduction, "return_grad": True}
@@ -318,7 +319,12 @@ SCALARS = [
     ("softmax_cross_entropy mean index ", {"label_smoothing": "a"}, TypeError),
     ("softmax_cross_entropy mean index ", {"ignore_index": 0.5}, TypeError),
     ("softmax_cross_entropy mean index ", {"grad_scale": "a"}, TypeError),
+    ("softmax_cross_entropy mean index ", {"grad_scale": float("nan")}, ValueError),
     ("softmax_cross_entropy mean index ", {"return_grad": False}, ValueError),
+    ("softmax_cross_entropy mean index ", {"z_loss": -1e-4}, ValueError),
+    ("softmax_cross_entropy mean index ", {"z_loss": float("nan")}, ValueError),
+    ("softmax_cross_entropy mean index ", {"z_loss": float("inf")}, ValueError),
+    ("softmax_cross_entropy mean index ", {"z_loss": "a"}, TypeError),
     ("sgd_step", {"lr": -1.0}, ValueError),
     ("sgd_step", {"lr": float("nan")}, ValueError),
     ("sgd_step", {"lr": "fast"}, TypeError),

@@ -1,4 +1,4 @@
-"""Write the type stubs of the modules whose functions grow from the list: activations, optimizers.
+"""Write the type stubs of the modules whose functions grow from the list: activations, losses...
 
     python tools/make_stubs.py PACKAGE OUTPUT
 
@@ -95,6 +95,30 @@ def activations(package: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def losses(package: Path) -> str:
+    """Stub of innerloop.losses."""
+    names = declared(package / "losses.py")
+    lines = [HEADER, own(package / "losses.py")]
+    common = (
+        "sample_weight: Any = None, reduction: str = 'mean', return_grad: bool = False, "
+        "grad_scale: float = 1.0, out: Any = None"
+    )
+    source = package / "reference" / "elementwise_losses.py"
+    for function, _ in functions(source, "elementwise_loss"):
+        entries = defaults_of(function)
+        ordered = [e for e in entries if e[2] != "None"] + [e for e in entries if e[2] == "None"]
+        own_text = "".join(
+            f"{p}: {'Any' if default == 'None' else kind} = {default}, "
+            for p, kind, default in ordered
+        )
+        lines.append(
+            f"def {function.name}(pred: Any, target: Any, *, {own_text}{common}) -> Any: ..."
+        )
+        names.append(function.name)
+    lines.append(f"__all__ = {names}")
+    return "\n".join(lines) + "\n"
+
+
 def optimizers(package: Path) -> str:
     """Stub of innerloop.optimizers."""
     names = declared(package / "optimizers.py")
@@ -132,6 +156,7 @@ def main() -> None:
     package, output = Path(sys.argv[1]), Path(sys.argv[2])
     output.mkdir(parents=True, exist_ok=True)
     (output / "activations.pyi").write_text(activations(package))
+    (output / "losses.pyi").write_text(losses(package))
     (output / "optimizers.pyi").write_text(optimizers(package))
 
 

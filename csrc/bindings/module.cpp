@@ -51,7 +51,9 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   bind_activations(m);
   bind_optimizers(m);
   bind_softmax(m);
-  bind_losses(m);
+  bind_softmax_cross_entropy(m);
+  bind_elementwise_losses(m);
+  bind_nll_loss(m);
   bind_probe(m);
   bind_linear(m);
   bind_storage(m);

@@ -18,7 +18,9 @@ const Kernels kernels = {INNERLOOP_NAME(INNERLOOP_ISA),
                          &activations,
                          &softmaxes,
                          &linear,
-                         &losses,
+                         &softmax_cross_entropy,
+                         &elementwise_losses,
+                         &nll_loss,
                          &optimizers,
                          &probes};
 

@@ -10,7 +10,9 @@ extern const Storages storages;
 extern const Span<Activation> activations;
 extern const Span<Optimizer> optimizers;
 extern const Span<SoftmaxFunction> softmaxes;
-extern const Losses losses;
+extern const ByDtype<CrossEntropyKernel> softmax_cross_entropy;
+extern const Span<ElementwiseLoss> elementwise_losses;
+extern const ByDtype<NllKernels> nll_loss;
 extern const Probes probes;
 extern const ByDtype<LinearKernels> linear;
 

@@ -4,11 +4,12 @@ It is also a backend that always works. It never calls the native code, and know
 rest of the package. Each function computes in float64 and rounds once to the input's type, which
 is what the native kernels are judged against; nothing is checked here, the caller has done so.
 
-`ACTIVATIONS` and `OPTIMIZERS` are the registries that the public names, the bindings and the tests
-are held to.
+`ACTIVATIONS`, `LOSSES` and `OPTIMIZERS` are the registries that the public names, the bindings and
+the tests are held to.
 """
 
 from . import activations as activations
+from . import elementwise_losses as elementwise_losses
 from . import losses as losses
 from . import optimizers as optimizers
 from .activations import log_softmax as log_softmax
@@ -17,15 +18,20 @@ from .activations import softmax as softmax
 from .activations import softmax_backward as softmax_backward
 from .linear import linear as linear
 from .linear import linear_backward as linear_backward
+from .losses import nll_loss as nll_loss
 from .losses import softmax_cross_entropy as softmax_cross_entropy
 from .registry import ACTIVATIONS as ACTIVATIONS
+from .registry import LOSSES as LOSSES
 from .registry import OPTIMIZERS as OPTIMIZERS
 from .registry import Activation as Activation
+from .registry import Loss as Loss
 from .registry import Optimizer as Optimizer
 
 # Every registered function under its own name, so that adding one touches one file.
 for _entry in ACTIVATIONS.values():
     globals()[_entry.name] = _entry.forward
     globals()[f"{_entry.name}_backward"] = _entry.backward
+for _loss in LOSSES.values():
+    globals()[_loss.name] = _loss.function
 for _optimizer in OPTIMIZERS.values():
     globals()[_optimizer.name] = _optimizer.function

@@ -1,4 +1,4 @@
-"""The registries: what an activation and an optimizer are, and how each is declared once.
+"""The registries: what an activation, a loss and an optimizer are, and how each is declared once.
 
 Names, parameters and defaults are read off the functions' signatures, so nothing is said twice.
 """
@@ -14,9 +14,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._precision import in_float64
+from ._precision import in_float64, loss_dtype, reduce_losses, round_to
 
-__all__ = ["ACTIVATIONS", "OPTIMIZERS", "Activation", "Optimizer", "backward_of", "optimizer"]
+__all__ = [
+    "ACTIVATIONS",
+    "LOSSES",
+    "OPTIMIZERS",
+    "Activation",
+    "Loss",
+    "Optimizer",
+    "backward_of",
+    "elementwise_loss",
+    "optimizer",
+]
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,86 @@ def backward_of(
             forward.__name__, forward, backward, parameters, saves_output
         )
         return backward
+
+    return register
+
+
+@dataclass(frozen=True)
+class Loss:
+    """An elementwise loss's entry in the registry.
+
+    Attributes
+    ----------
+    name : str
+    function : callable
+        ``function(pred, target, **parameters, sample_weight=, reduction=, return_grad=,
+        grad_scale=) -> loss | (loss, gradient)``. Its docstring is the public one.
+    parameters : dict of str to object
+        The parameters' names and defaults, without the array.
+    array : str or None
+        Name of an array that it takes beside `pred` and `target`, and that broadcasts to them.
+    batchmean : bool
+        Whether it has the reduction of that name.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    parameters: dict[str, Any]
+    array: str | None
+    batchmean: bool
+
+
+LOSSES: dict[str, Loss] = {}
+"""Every elementwise loss by name, in the order of `elementwise_losses.py`."""
+
+
+def elementwise_loss(
+    *, batchmean: bool = False
+) -> Callable[[Callable[..., tuple[NDArray, NDArray]]], Callable[..., Any]]:
+    """Register the decorated function, and let it be written for float64 and one element.
+
+    It returns the loss and its derivative by `pred`, which are weighted, reduced and rounded here.
+    """
+
+    def register(pointwise: Callable[..., tuple[NDArray, NDArray]]) -> Callable[..., Any]:
+        @functools.wraps(pointwise)
+        def function(
+            pred: NDArray,
+            target: NDArray,
+            *,
+            sample_weight: NDArray | None = None,
+            reduction: str = "mean",
+            return_grad: bool = False,
+            grad_scale: float = 1.0,
+            **parameters: Any,
+        ) -> Any:
+            wide = [pred.astype(np.float64), target.astype(np.float64)]
+            for name, value in parameters.items():
+                if isinstance(value, np.ndarray):
+                    parameters[name] = value.astype(np.float64)
+            with np.errstate(all="ignore"):
+                losses, slopes = pointwise(*wide, **parameters)
+                count: Any = losses.size
+                if sample_weight is not None:
+                    weight = sample_weight.astype(np.float64)
+                    losses, slopes, count = losses * weight, slopes * weight, weight.sum()
+                if reduction == "batchmean":
+                    count = pred.shape[0] if pred.ndim else 1
+                loss, scale = reduce_losses(losses, count, reduction)
+                gradient = slopes * (scale * grad_scale)
+            loss = round_to(loss, loss_dtype(pred.dtype))
+            return (loss, round_to(gradient, pred.dtype)) if return_grad else loss
+
+        extra = list(inspect.signature(pointwise).parameters.values())[2:]
+        arrays = [p.name for p in extra if p.default is None]
+        LOSSES[pointwise.__name__] = Loss(
+            pointwise.__name__,
+            function,
+            {p.name: p.default for p in extra if p.default is not None},
+            arrays[0] if arrays else None,
+            batchmean,
+        )
+        return function
 
     return register
 
