@@ -17,6 +17,7 @@ struct Team {
   int threads;  // how many tasks can run at once
   void (*run_tasks)(Team& team, int tasks, void (*task)(void* argument, int index), void* argument);
   void* (*get_scratch)(Team& team, size_t bytes);
+  size_t frugal = SIZE_MAX;  // a kernel that can do with less memory takes at most this
 
   // Runs task(0) .. task(tasks - 1), the caller's thread among the workers, and returns when all are done.
   template <class Task>
@@ -150,6 +151,7 @@ struct LinearBackward {
   ptrdiff_t db_stride;
   int activation;
   const double* parameters;
+  bool accumulate;  // dw and db go on from what they hold: the same bits as all rows at once
 };
 
 // The dense layer in one dtype.

@@ -22,44 +22,6 @@ int index_of(const Kernels& kernels, const Activation& activation) {
   return i;
 }
 
-// The last axis as columns, all others as rows: a step where they merge, a table of offsets where they do not.
-Matrix matrix_of(const TensorView& t, Call& call) {
-  const int last = t.ndim - 1;
-  Matrix m = {t.data, 0, t.strides[last], nullptr};
-  int64_t rows = 1;
-  bool merges = true;
-  for (int d = last - 1; d >= 0; d--) {
-    if (t.shape[d] == 1) continue;
-    if (rows == 1) {
-      m.row = t.strides[d];
-    } else {
-      merges = merges && t.strides[d] == m.row * (ptrdiff_t)rows;
-    }
-    rows *= t.shape[d];
-  }
-  if (merges || rows == 0) return m;
-  auto* table = call.array<ptrdiff_t>(rows);
-  int64_t index[kMaxDims] = {};
-  ptrdiff_t at = 0;
-  for (int64_t i = 0; i < rows; i++) {
-    table[i] = at;
-    for (int d = last - 1; d >= 0; d--) {
-      at += t.strides[d];
-      if (++index[d] < t.shape[d]) break;
-      at -= index[d] * t.strides[d];
-      index[d] = 0;
-    }
-  }
-  m.rows = table;
-  return m;
-}
-
-int64_t rows_of(const TensorView& t) {
-  int64_t rows = 1;
-  for (int d = 0; d < t.ndim - 1; d++) rows *= t.shape[d];
-  return rows;
-}
-
 size_t panel_bytes(const LinearKernels& kernels, Dtype dtype, int64_t k, int64_t n) {
   size_t bytes = dtype_size(dtype), columns;
   if (__builtin_add_overflow((size_t)n, (size_t)kernels.panel - 1, &columns) ||
@@ -71,6 +33,47 @@ size_t panel_bytes(const LinearKernels& kernels, Dtype dtype, int64_t k, int64_t
 }
 
 }  // namespace
+
+const LinearKernels& linear_kernels(Dtype dtype) { return typed(kernels(), dtype); }
+
+int identity_index() { return index_of(kernels(), find_activation("identity")); }
+
+bool rows_merge(const TensorView& t, int axes, ptrdiff_t& step) {
+  int64_t rows = 1;
+  bool merges = true;
+  step = 0;
+  for (int d = axes - 1; d >= 0; d--) {
+    if (t.shape[d] == 1) continue;
+    if (rows == 1) {
+      step = t.strides[d];
+    } else {
+      merges = merges && t.strides[d] == step * (ptrdiff_t)rows;
+    }
+    rows *= t.shape[d];
+  }
+  return merges || rows == 0;
+}
+
+Matrix matrix_of(const TensorView& t, Call& call, int64_t first, int64_t count) {
+  const int last = t.ndim - 1;
+  Matrix m = {t.data, 0, t.strides[last], nullptr};
+  if (rows_merge(t, last, m.row)) {
+    if (count > 0) m.data += first * m.row;
+    return m;
+  }
+  auto* table = call.array<ptrdiff_t>(count);
+  for_rows_of(t, last, first, count, [&](int64_t i, ptrdiff_t offset) { table[i] = offset; });
+  m.rows = table;
+  return m;
+}
+
+Matrix matrix_of(const TensorView& t, Call& call) { return matrix_of(t, call, 0, rows_of(t)); }
+
+int64_t rows_of(const TensorView& t) {
+  int64_t rows = 1;
+  for (int d = 0; d < t.ndim - 1; d++) rows *= t.shape[d];
+  return rows;
+}
 
 PackedWeight::PackedWeight(const TensorView& w) : dtype(w.dtype), k(w.shape[0]), n(w.shape[1]) {
   first = lay_out(typed(innerloop::kernels(), dtype), false, {w.data, w.strides[0], w.strides[1], nullptr});

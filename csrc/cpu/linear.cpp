@@ -93,6 +93,35 @@ void forward(Team& team, const Linear& l) {
   multiply<T>(team, p);
 }
 
+// sums += the rows of an m x n matrix, whose columns lie end to end, in order.
+template <class T>
+void sum_columns(Team& team, int64_t m, int64_t n, const Matrix& matrix, char* sums) {
+  using V = Native<T>;
+  constexpr int64_t width = 64 * V::lanes;  // columns at a time: they stay in the first-level cache
+  const int64_t pieces = ceil_div(n, width);
+  const int64_t worth = 1 + m * n / (1 << 16);
+  int64_t tasks = pieces < team.threads ? pieces : team.threads;
+  if (tasks > worth) tasks = worth;
+  team.run((int)tasks, [&](int task) {
+    for (int64_t i = pieces * task / tasks; i < pieces * (task + 1) / tasks; i++) {
+      const int64_t begin = i * width, end = begin + width < n ? begin + width : n;
+      for (int64_t r = 0; r < m; r++) {
+        const char* row = address(matrix, r, 0);
+        for (int64_t j = begin; j < end; j += V::lanes) {
+          const int count = end - j < V::lanes ? (int)(end - j) : V::lanes;
+          char* sum = sums + j * sizeof(T);
+          const char* from = row + j * sizeof(T);
+          if (count == V::lanes) {
+            (V::load(sum) + V::load(from)).store(sum);
+          } else {
+            store_partial(load_partial<V>(sum, count) + load_partial<V>(from, count), sum, count);
+          }
+        }
+      }
+    }
+  });
+}
+
 template <class T>
 void backward(Team& team, const LinearBackward& l) {
   Factor dz = {};
@@ -103,7 +132,10 @@ void backward(Team& team, const LinearBackward& l) {
 
   const size_t sums_bytes = (size_t)l.n * sizeof(T);
   char* sums = l.db != nullptr && l.n > 0 ? (char*)team.scratch(sums_bytes) : nullptr;
-  if (sums != nullptr) memset(sums, 0, sums_bytes);
+  if (sums != nullptr) {
+    memset(sums, 0, sums_bytes);
+    if (l.accumulate) copy_vector<T>(l.db, l.db_stride, l.n, sums, sizeof(T));
+  }
   if (l.n > 0 && (l.k > 0 || sums != nullptr)) {  // also with k = 0, for db
     Product dw = {};
     dw.m = l.k;
@@ -114,6 +146,19 @@ void backward(Team& team, const LinearBackward& l) {
     dw.b = dz;
     dw.y = l.dw;
     dw.column_sums = sums;
+    dw.accumulate = l.accumulate;
+    // Columns end to end are rows of the product with the roles swapped.
+    if (l.k > 0 && l.dw.row == (ptrdiff_t)sizeof(T) && l.dw.column != l.dw.row && has_plain_rows<T>(dz)) {
+      dw.m = l.n;
+      dw.n = l.k;
+      dw.a = dz;
+      dw.a.transposed = true;
+      dw.b = {};
+      dw.b.matrix = l.x;
+      dw.y = {l.dw.data, l.dw.column, l.dw.row, nullptr};
+      dw.column_sums = nullptr;
+      if (sums != nullptr) sum_columns<T>(team, l.m, l.n, l.dy, sums);
+    }
     multiply<T>(team, dw);
   }
   if (sums != nullptr) copy_vector<T>(sums, sizeof(T), l.n, l.db, l.db_stride);
@@ -139,7 +184,13 @@ void pack(Team& team, int64_t k, int64_t n, const Matrix& w, void* panels) {
   const size_t panel_bytes = (size_t)k * kPanel<T> * sizeof(T);
   const int tasks = count < team.threads ? (int)count : team.threads;
   team.run(tasks, [&](int task) {
-    for (int64_t i = count * task / tasks; i < count * (task + 1) / tasks; i++) {
+    int64_t i = count * task / tasks;
+    const int64_t end = count * (task + 1) / tasks, whole = (end < n / kPanel<T> ? end : n / kPanel<T>) - i;
+    if (has_rows_for_panels<T>(f) && whole > 0) {
+      pack_panels<T>(f, 0, i * kPanel<T>, k, whole, (char*)panels + panel_bytes * (size_t)i, (ptrdiff_t)panel_bytes);
+      i += whole;
+    }
+    for (; i < end; i++) {
       const int64_t rest = n - i * kPanel<T>;
       pack_panel<T>(f, 0, i * kPanel<T>, k, rest < kPanel<T> ? (int)rest : kPanel<T>,
                     (char*)panels + panel_bytes * (size_t)i, nullptr);

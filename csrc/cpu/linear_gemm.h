@@ -34,6 +34,7 @@ struct Product {
   Epilogue epilogue;   // null: the product itself is the result
   const double* parameters;
   char* column_sums;  // of b, n of them, 0 at first; or null
+  bool accumulate;    // the chains go on from what y holds
 };
 
 // A panel of b in a block of k fills the first-level cache at most, a block of a's rows takes about a third of a
@@ -97,7 +98,7 @@ inline void share(int threads, double compute, double pack_a, double pack_b, int
 }
 
 template <class T>
-Plan plan_product(const Product& p, int threads) {
+Plan plan_product(const Product& p, int threads, size_t frugal) {
   constexpr int lanes = Native<T>::lanes;
   constexpr int64_t item = sizeof(T);
   Plan plan;
@@ -137,6 +138,8 @@ Plan plan_product(const Product& p, int threads) {
   // Rows are 64 bytes longer than their contents, lest a tile's rows fall into one set of the cache.
   const int64_t packed_row = plan.depth * item + 64;
   plan.a_bytes = plan.a_direct ? 0 : align64((size_t)(plan.row_tiles * plan.rows_in_tile * packed_row));
+  const size_t share = frugal / (size_t)(plan.row_tasks * plan.column_tasks);
+  while (plan.panels > 1 && plan.a_bytes + (size_t)(plan.panels * panel_bytes) > share) plan.panels /= 2;
   plan.b_bytes = p.panels ? 0 : align64((size_t)((plan.b_in_place ? 1 : plan.panels) * panel_bytes));
   const size_t spare_a = p.a.fused() ? (size_t)(plan.rows_in_tile * packed_row) : 0;
   const size_t spare_b = p.b.fused() ? (size_t)panel_bytes : 0;
@@ -174,7 +177,7 @@ class Block {
         k_begin = block * plan.depth;
         depth = p.k - k_begin < plan.depth ? p.k - k_begin : plan.depth;
         if (depth < 0) depth = 0;
-        first = block == 0;
+        first = block == 0 && !p.accumulate;
         last = block == plan.blocks - 1;
         block_of_k(j, j_end);
       }
@@ -311,7 +314,14 @@ class Block {
 
   void pack_b(int64_t j, int64_t j_end) {
     char* to = b_buffer;
-    for (int64_t c = j; c < j_end; c += kPanel<T>, to += plan.depth * panel_row) {
+    int64_t c = j;
+    if (has_rows_for_panels<T>(p.b) && p.column_sums == nullptr) {
+      const int64_t whole = (j_end - j) / kPanel<T>;
+      pack_panels<T>(p.b, k_begin, c, depth, whole, to, plan.depth * panel_row);
+      c += whole * kPanel<T>;
+      to += whole * plan.depth * panel_row;
+    }
+    for (; c < j_end; c += kPanel<T>, to += plan.depth * panel_row) {
       const int columns = (int)(j_end - c < kPanel<T> ? j_end - c : kPanel<T>);
       pack_panel<T>(p.b, k_begin, c, depth, columns, to, spare);
       if (p.column_sums != nullptr && rows_begin == 0) add_rows(to, p.column_sums + c * item, columns);
@@ -454,7 +464,7 @@ void multiply_few_rows(Team& team, const Product& p) {
 // Takes its scratch before it writes a byte.
 template <class T>
 void multiply(Team& team, const Product& p) {
-  const Plan plan = plan_product<T>(p, team.threads);
+  const Plan plan = plan_product<T>(p, team.threads, team.frugal);
   const int tasks = plan.row_tasks * plan.column_tasks;
   char* scratch = plan.task_bytes() ? (char*)team.scratch(plan.task_bytes() * (size_t)tasks) : nullptr;
   const int64_t row_units = ceil_div(p.m, plan.rows_in_tile), column_units = ceil_div(p.n, kPanel<T>);

@@ -183,6 +183,37 @@ void pack_factor(const Factor& f, int64_t i, int64_t j, int64_t rows, int64_t co
   for (int64_t r = 0; r < rows; r++) f.derive(f.parameters, to + r * to_row, spare + r * to_row, columns);
 }
 
+// Whether the rows of a right-hand factor's panels lie end to end in memory.
+template <class T>
+bool has_rows_for_panels(const Factor& f) {
+  if (f.fused()) return false;
+  return f.transposed ? f.matrix.row == (ptrdiff_t)sizeof(T) && f.matrix.rows == nullptr
+                      : f.matrix.column == (ptrdiff_t)sizeof(T);
+}
+
+// Whole panels of such a factor, `to_panel` bytes apart: some of them row by row together, as rows may lie pages apart,
+// each of which costs a look-up.
+template <class T>
+void pack_panels(const Factor& f, int64_t i, int64_t j, int64_t rows, int64_t panels, char* to, ptrdiff_t to_panel) {
+  using V = Native<T>;
+  constexpr int at_once = 8, rows_ahead = 4;
+  constexpr ptrdiff_t to_row = kPanel<T> * sizeof(T);
+  for (int64_t p = 0; p < panels; p += at_once) {
+    const int count = (int)(panels - p < at_once ? panels - p : at_once);
+    for (int64_t r = 0; r < rows; r++) {
+      auto row = [&](int64_t k) { return f.transposed ? address(f.matrix, j, k) : address(f.matrix, k, j); };
+      const char* from = row(i + r) + p * to_row;
+      const char* next = r + rows_ahead < rows ? row(i + r + rows_ahead) + p * to_row : from;
+      char* target = to + p * to_panel + r * to_row;
+      for (int q = 0; q < count; q++, from += to_row, next += to_row, target += to_panel) {
+        for (int at = 0; at < (int)to_row; at += 64) prefetch(next + at);
+        INNERLOOP_UNROLL
+        for (int v = 0; v < kPanelVectors; v++) V::load(from + v * sizeof(V)).store(target + v * sizeof(V));
+      }
+    }
+  }
+}
+
 // One panel of a right-hand factor, `columns` of at most kPanel: rows end to end, the lanes beyond `columns` zero.
 template <class T>
 void pack_panel(const Factor& f, int64_t i, int64_t j, int64_t rows, int columns, char* to, char* spare) {
