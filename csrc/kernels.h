@@ -114,6 +114,17 @@ struct Optimizer {
   OptimizerKernels f32, f64;
 };
 
+// Arrays of one storage type to and from contiguous float32. Ranges are of the walk's flattened index; the other side
+// holds end - begin elements.
+struct StorageKernels {
+  void (*widen)(const Walk<1>& from, int64_t begin, int64_t end, float* to);
+  void (*narrow)(const float* from, const Walk<1>& to, int64_t begin, int64_t end);  // to the nearest, ties to even
+};
+
+struct Storages {
+  StorageKernels f32, bf16, f16;
+};
+
 // exp, log, erf: what the rules are made of, reachable for tests of their accuracy.
 struct Elementary {
   const char* name;
@@ -221,6 +232,7 @@ struct Kernels {
   int vector_bytes;
   bool has_fma;
   const Span<Elementary>* elementary;
+  const Storages* storages;
   const Span<Activation>* activations;
   const Span<SoftmaxFunction>* softmaxes;
   const ByDtype<LinearKernels>* linear;

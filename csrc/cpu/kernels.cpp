@@ -10,8 +10,22 @@
 namespace innerloop::INNERLOOP_ISA {
 
 extern const Kernels kernels;
+<<<<<<< HEAD
 const Kernels kernels = {
     INNERLOOP_NAME(INNERLOOP_ISA), kVectorBytes, kHasFma, &elementary, &activations, &softmaxes, &linear,
     &softmax_cross_entropy,        &optimizers,  &probes};
+=======
+const Kernels kernels = {INNERLOOP_NAME(INNERLOOP_ISA),
+                         kVectorBytes,
+                         kHasFma,
+                         &elementary,
+                         &storages,
+                         &activations,
+                         &softmaxes,
+                         &linear,
+                         &losses,
+                         &optimizers,
+                         &probes};
+>>>>>>> main
 
 }  // namespace innerloop::INNERLOOP_ISA
