@@ -23,6 +23,7 @@ class PackedWeight {
 
   const void* panels(const LinearKernels& kernels, bool transposed) const;
   void unpack(char* w) const;  // to k x n elements in C order
+  void widen(char* w) const;   // the same, half precision as float32
 
  private:
   struct Panels {
@@ -49,6 +50,8 @@ struct Weight {
   int64_t n() const { return packed ? packed->n : view.shape[1]; }
 };
 
+Storage storage_code(Dtype dtype);
+Strided strided(const TensorView* vector);         // null: none
 const LinearKernels& linear_kernels(Dtype dtype);  // of the instruction set in use
 int identity_index();                              // of the activation, in the list
 

@@ -74,6 +74,7 @@ class Work {
     if (call.threads > kMostThreads) call.threads = kMostThreads;
     call.frugal = std::min<size_t>(std::max(2, call.threads), 8) << 21;
     const ptrdiff_t item = (ptrdiff_t)dtype_size(dtype);
+    if (classes > kLongestRow) throw std::bad_alloc();
     // An odd number of lines: rows of a power of two would share a set of the cache.
     pitch = ((classes * item + 63) / 64 | 1) * 64;
     const size_t given = limit.load(), least = (size_t)pitch * (size_t)kLeastRows;
@@ -173,10 +174,7 @@ class Work {
     l.x = matrix_of(a.x, call, first + at, n);
     l.w = w;
     l.y = {logits, pitch, (ptrdiff_t)dtype_size(dtype), nullptr};
-    if (a.bias) {
-      l.bias = a.bias->data;
-      l.bias_stride = a.bias->strides[0];
-    }
+    l.bias = strided(a.bias);
     l.activation = identity_index();
     kernels.forward(call, l);
 
@@ -203,10 +201,7 @@ class Work {
     l.w = w;
     l.dx = matrix_of(*a.dx, call, first, n);
     l.dw = matrix_of(*a.dw, call);
-    if (a.db) {
-      l.db = a.db->data;
-      l.db_stride = a.db->strides[0];
-    }
+    l.db = strided(a.db);
     l.activation = identity_index();
     l.accumulate = begun;
     kernels.backward(call, l);

@@ -10,11 +10,6 @@
 namespace innerloop::INNERLOOP_ISA {
 
 extern const Kernels kernels;
-<<<<<<< HEAD
-const Kernels kernels = {
-    INNERLOOP_NAME(INNERLOOP_ISA), kVectorBytes, kHasFma, &elementary, &activations, &softmaxes, &linear,
-    &softmax_cross_entropy,        &optimizers,  &probes};
-=======
 const Kernels kernels = {INNERLOOP_NAME(INNERLOOP_ISA),
                          kVectorBytes,
                          kHasFma,
@@ -23,9 +18,8 @@ const Kernels kernels = {INNERLOOP_NAME(INNERLOOP_ISA),
                          &activations,
                          &softmaxes,
                          &linear,
-                         &losses,
+                         &softmax_cross_entropy,
                          &optimizers,
                          &probes};
->>>>>>> main
 
 }  // namespace innerloop::INNERLOOP_ISA

@@ -55,10 +55,14 @@ struct Table<T, List<Rules...>> {
 constexpr int64_t kSwapRows = 64;
 constexpr int64_t kSwapColumns = 2;
 
-// n elements, end to end.
+// n elements from where they lie to the next of each other, and back.
 template <class T>
-void copy_vector(const char* from, ptrdiff_t stride, int64_t n, char* to, ptrdiff_t to_stride) {
-  for (int64_t i = 0; i < n; i++) memcpy(to + i * to_stride, from + i * stride, sizeof(T));
+void gather(const Strided& from, int64_t n, char* to) {
+  with_storage<T>(from.storage, [&](auto source) { decltype(source)::gather(from.data, from.stride, n, to); });
+}
+template <class T>
+void scatter(const char* from, int64_t n, const Strided& to) {
+  with_storage<T>(to.storage, [&](auto target) { decltype(target)::scatter(from, n, to.data, to.stride); });
 }
 
 template <class T>
@@ -72,17 +76,18 @@ void forward(Team& team, const Linear& l) {
   p.z = l.z;
   p.parameters = l.parameters;
   p.epilogue = Table<T, Activations>::epilogues[l.activation];
-  if (l.bias != nullptr) {
+  if (l.bias.data != nullptr) {
     char* bias = (char*)team.scratch(((size_t)l.n + kPanel<T>)*sizeof(T));
-    copy_vector<T>(l.bias, l.bias_stride, l.n, bias, sizeof(T));
+    gather<T>(l.bias, l.n, bias);
     memset(bias + l.n * sizeof(T), 0, kPanel<T> * sizeof(T));
     p.bias = bias;
   }
   p.a.matrix = l.x;
   p.b.matrix = l.w;
   p.panels = (const char*)l.panels;
-  const bool columns_end_to_end = p.panels == nullptr && l.w.row == (ptrdiff_t)sizeof(T);
-  if (columns_end_to_end && l.m <= kFewRows<T> && has_plain_rows<T>(p.a)) return multiply_few_rows<T>(team, p);
+  const bool columns_end_to_end = p.panels == nullptr && l.w.row == item_size<T>(l.w.storage);
+  const bool full = l.w.storage == Storage::full && l.y.storage == Storage::full;
+  if (columns_end_to_end && full && l.m <= kFewRows<T> && has_plain_rows<T>(p.a)) return multiply_few_rows<T>(team, p);
   if (columns_end_to_end && (l.m <= kSwapRows || (l.n <= kSwapColumns && l.n < l.m))) {
     p.m = l.n;
     p.n = l.m;
@@ -131,10 +136,10 @@ void backward(Team& team, const LinearBackward& l) {
   dz.parameters = l.parameters;
 
   const size_t sums_bytes = (size_t)l.n * sizeof(T);
-  char* sums = l.db != nullptr && l.n > 0 ? (char*)team.scratch(sums_bytes) : nullptr;
+  char* sums = l.db.data != nullptr && l.n > 0 ? (char*)team.scratch(sums_bytes) : nullptr;
   if (sums != nullptr) {
     memset(sums, 0, sums_bytes);
-    if (l.accumulate) copy_vector<T>(l.db, l.db_stride, l.n, sums, sizeof(T));
+    if (l.accumulate) gather<T>(l.db, l.n, sums);
   }
   if (l.n > 0 && (l.k > 0 || sums != nullptr)) {  // also with k = 0, for db
     Product dw = {};
@@ -148,20 +153,20 @@ void backward(Team& team, const LinearBackward& l) {
     dw.column_sums = sums;
     dw.accumulate = l.accumulate;
     // Columns end to end are rows of the product with the roles swapped.
-    if (l.k > 0 && l.dw.row == (ptrdiff_t)sizeof(T) && l.dw.column != l.dw.row && has_plain_rows<T>(dz)) {
+    if (l.k > 0 && l.dw.row == item_size<T>(l.dw.storage) && l.dw.column != l.dw.row && has_plain_rows<T>(dz)) {
       dw.m = l.n;
       dw.n = l.k;
       dw.a = dz;
       dw.a.transposed = true;
       dw.b = {};
       dw.b.matrix = l.x;
-      dw.y = {l.dw.data, l.dw.column, l.dw.row, nullptr};
+      dw.y = {l.dw.data, l.dw.column, l.dw.row, nullptr, l.dw.storage};
       dw.column_sums = nullptr;
       if (sums != nullptr) sum_columns<T>(team, l.m, l.n, l.dy, sums);
     }
     multiply<T>(team, dw);
   }
-  if (sums != nullptr) copy_vector<T>(sums, sizeof(T), l.n, l.db, l.db_stride);
+  if (sums != nullptr) scatter<T>(sums, l.n, l.db);
   if (l.m > 0 && l.k > 0) {
     Product dx = {};
     dx.m = l.m;
@@ -187,7 +192,7 @@ void pack(Team& team, int64_t k, int64_t n, const Matrix& w, void* panels) {
     int64_t i = count * task / tasks;
     const int64_t end = count * (task + 1) / tasks, whole = (end < n / kPanel<T> ? end : n / kPanel<T>) - i;
     if (has_rows_for_panels<T>(f) && whole > 0) {
-      pack_panels<T>(f, 0, i * kPanel<T>, k, whole, (char*)panels + panel_bytes * (size_t)i, (ptrdiff_t)panel_bytes);
+      pack_panels_of<T>(f, 0, i * kPanel<T>, k, whole, (char*)panels + panel_bytes * (size_t)i, (ptrdiff_t)panel_bytes);
       i += whole;
     }
     for (; i < end; i++) {
