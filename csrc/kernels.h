@@ -17,6 +17,7 @@ struct Team {
   int threads;  // how many tasks can run at once
   void (*run_tasks)(Team& team, int tasks, void (*task)(void* argument, int index), void* argument);
   void* (*get_scratch)(Team& team, size_t bytes);
+  size_t frugal = SIZE_MAX;  // a kernel that can do with less memory takes at most this
 
   // Runs task(0) .. task(tasks - 1), the caller's thread among the workers, and returns when all are done.
   template <class Task>
@@ -151,12 +152,23 @@ struct Elementary {
   void (*f64)(const double* x, double* y, int64_t n);
 };
 
+// How the elements of a float32 kernel's array lie in memory: as they are, or as half precision.
+enum class Storage : uint8_t { full, bfloat16, float16 };
+
 // A matrix in memory: element (i, j) lies at data + i * row + j * column bytes; where leading axes of an array do not
 // merge into one, at data + rows[i] + j * column.
 struct Matrix {
   char* data;
   ptrdiff_t row, column;
   const ptrdiff_t* rows;
+  Storage storage = Storage::full;
+};
+
+// The elements of a vector, a step apart.
+struct Strided {
+  char* data;  // or null
+  ptrdiff_t stride;
+  Storage storage = Storage::full;
 };
 
 // y = act(x @ w + b): x is m x k, w is k x n.
@@ -165,9 +177,8 @@ struct Linear {
   Matrix x, w, y;
   Matrix z;            // where the pre-activation goes; data is null if nobody keeps it
   const void* panels;  // w as `pack` laid it out, or null; then w is not read
-  const char* bias;    // or null
-  ptrdiff_t bias_stride;
-  int activation;  // its index in the list
+  Strided bias;        // data may be null
+  int activation;      // its index in the list
   const double* parameters;
 };
 
@@ -177,10 +188,10 @@ struct LinearBackward {
   Matrix dy, x, w, dx, dw;
   Matrix saved;        // data is null for the identity
   const void* panels;  // of w transposed, or null; then w is not read
-  char* db;            // or null
-  ptrdiff_t db_stride;
+  Strided db;          // data may be null
   int activation;
   const double* parameters;
+  bool accumulate;  // dw and db, in full storage, go on from what they hold: the same bits as all rows at once
 };
 
 // The dense layer in one dtype.

@@ -51,6 +51,11 @@ def linear_backward(dy: Any, x: Any, w: Any, saved: Any = None, **other: Any) ->
     return il.linear_backward(dy, x, w, saved, out=out, **other)
 
 
+def linear_cross_entropy(x: Any, w: Any, target: Any, b: Any, **other: Any) -> Any:
+    out = tuple(other.pop(name) for name in ("dx", "dw", "db"))
+    return il.linear_cross_entropy(x, w, target, b, out=out, return_grad=True, **other)
+
+
 def calls() -> Iterator[tuple[str, Call]]:
     for name in il.activations.NAMES:
         x = f32(N, C)
@@ -92,6 +97,13 @@ def calls() -> Iterator[tuple[str, Call]]:
                 name = f"softmax_cross_entropy {reduction} {kind} {'weighted' * bool(weight)}"
                 call = Call(il.softmax_cross_entropy, arrays, other, in_place=("logits",))
                 yield name, call
+    for kind in ("index", "probability"):
+        arrays = {"x": f32(N, K), "w": f32(K, C), "b": f32(C)}
+        arrays["target"] = labels() if kind == "index" else abs(f32(N, C))
+        arrays |= {"weight": abs(f32(C)), "sample_weight": abs(f32(N))}
+        arrays |= {"dx": f32(N, K), "dw": f32(K, C), "db": f32(C)}
+        call = Call(linear_cross_entropy, arrays, {"z_loss": 0.1}, writes=("dx", "dw", "db"))
+        yield f"linear_cross_entropy {kind}", call
     for name, optimizer in OPTIMIZERS.items():
         states = [f"{state}s" for state in optimizer.states]
         arrays = {a: abs(f32(N, C)) for a in ["params", "grads", *states]}
@@ -310,6 +322,12 @@ SCALARS = [
     ("linear 6 relu", {"negative_slope": 0.1}, TypeError),
     ("linear_backward 6 relu", {"saved": None}, TypeError),
     ("linear_backward 6 relu", {"activation": "nothing"}, ValueError),
+    ("linear_cross_entropy index", {"reduction": "average"}, ValueError),
+    ("linear_cross_entropy index", {"label_smoothing": 1.1}, ValueError),
+    ("linear_cross_entropy index", {"z_loss": -1.0}, ValueError),
+    ("linear_cross_entropy index", {"ignore_index": 0.5}, TypeError),
+    ("linear_cross_entropy index", {"grad_scale": "a"}, TypeError),
+    ("linear_cross_entropy index", {"b": None}, ValueError),
     ("softmax_cross_entropy mean index ", {"axis": 2}, ValueError),
     ("softmax_cross_entropy mean index ", {"reduction": "average"}, ValueError),
     ("softmax_cross_entropy mean index ", {"reduction": 1}, TypeError),

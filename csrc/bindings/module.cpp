@@ -57,4 +57,5 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   bind_probe(m);
   bind_linear(m);
   bind_storage(m);
+  bind_linear_cross_entropy(m);
 }

@@ -14,5 +14,6 @@ void bind_nll_loss(pybind11::module_& m);
 void bind_probe(pybind11::module_& m);
 void bind_linear(pybind11::module_& m);
 void bind_storage(pybind11::module_& m);
+void bind_linear_cross_entropy(pybind11::module_& m);
 
 }  // namespace innerloop

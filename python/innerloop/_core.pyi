@@ -98,6 +98,23 @@ def nll_loss(
     out: Any,
     /,
 ) -> Any: ...
+def linear_cross_entropy(
+    x: Any,
+    w: Any,
+    target: Any,
+    b: Any,
+    weight: Any,
+    sample_weight: Any,
+    ignore_index: Any,
+    label_smoothing: Any,
+    z_loss: Any,
+    reduction: Any,
+    return_grad: Any,
+    grad_scale: Any,
+    out: Any,
+    /,
+) -> Any: ...
+def logits_limit(arg0: int | None, /) -> int: ...
 def optimizers() -> list[tuple[str, dict[str, Any], dict[str, str | None]]]: ...
 def optimizer_step(*args: Any) -> None: ...
 def optimizer_check(*args: Any) -> None: ...

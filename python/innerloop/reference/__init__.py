@@ -19,6 +19,7 @@ from .activations import softmax_backward as softmax_backward
 from .linear import linear as linear
 from .linear import linear_backward as linear_backward
 from .losses import nll_loss as nll_loss
+from .linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
 from .losses import softmax_cross_entropy as softmax_cross_entropy
 from .registry import ACTIVATIONS as ACTIVATIONS
 from .registry import LOSSES as LOSSES
