@@ -83,6 +83,38 @@ struct Activation {
   ActivationKernels f32, f64;
 };
 
+// prelu's slopes are summed over blocks of this many elements of a channel.
+constexpr int64_t kSlopeBlock = 1024;
+
+// For the gradient of prelu's slopes: one sum a block and channel. Pieces are blocks of up to kRowsAtOnce channels,
+// worked on in scratch of 2 * kRowsAtOnce * kSlopeBlock elements.
+struct SlopeSums {
+  Walk<2> dy_x;  // the elements of one channel, in the order of their indices
+  int64_t length, channels;
+  ptrdiff_t channel[2];  // bytes from one channel to the next
+  void* sums;            // blocks x channels
+};
+
+// prelu in one dtype. Slopes are an operand of the walk, with strides of 0 where one serves many elements.
+struct PreluKernels {
+  void (*forward)(const Walk<3>& x_slope_y, int64_t begin, int64_t end);
+  void (*backward)(const Walk<4>& dy_x_slope_dx, int64_t begin, int64_t end);
+  void (*slope_sums)(const SlopeSums& work, void* scratch, int64_t begin, int64_t end);
+};
+
+// One gated pair in one dtype.
+struct GatedKernels {
+  void (*forward)(const Walk<3>& gate_value_y, int64_t begin, int64_t end);
+  void (*backward)(const Walk<5>& dy_gate_value_dgate_dvalue, int64_t begin, int64_t end);
+};
+
+struct GatedPair {
+  const char* name;
+  const char* activation;  // of the gate
+  bool gate_is_first;      // of the two halves
+  GatedKernels f32, f64;
+};
+
 // An array that an optimizer keeps beside each parameter array.
 struct State {
   const char* name;
@@ -305,6 +337,8 @@ struct Kernels {
   const Span<Elementary>* elementary;
   const Storages* storages;
   const Span<Activation>* activations;
+  const ByDtype<PreluKernels>* prelu;
+  const Span<GatedPair>* gated;
   const Span<SoftmaxFunction>* softmaxes;
   const ByDtype<LinearKernels>* linear;
   const ByDtype<CrossEntropyKernel>* softmax_cross_entropy;

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import innerloop as il
-from innerloop.reference import ACTIVATIONS, OPTIMIZERS
+from innerloop.reference import ACTIVATIONS, GATED, OPTIMIZERS
 from support import numbers
 
 N, C, K = 6, 5, 7  # rows, classes or outputs, inputs
@@ -56,6 +56,11 @@ def linear_cross_entropy(x: Any, w: Any, target: Any, b: Any, **other: Any) -> A
     return il.linear_cross_entropy(x, w, target, b, out=out, return_grad=True, **other)
 
 
+def prelu_backward(dy: Any, x: Any, weight: Any, dx: Any, dweight: Any) -> Any:
+    """With each output as an argument of its own."""
+    return il.prelu_backward(dy, x, weight, out=(dx, dweight))
+
+
 def calls() -> Iterator[tuple[str, Call]]:
     for name in il.activations.NAMES:
         x = f32(N, C)
@@ -69,6 +74,15 @@ def calls() -> Iterator[tuple[str, Call]]:
                 f"{name}_backward from y",
                 Call(backward, arrays, {"x": None}, in_place=("dy", "y")),
             )
+    arrays = {"x": f32(N, C), "weight": f32(C), "out": f32(N, C)}
+    yield "prelu", Call(il.prelu, arrays, in_place=("x",))
+    arrays = {"dy": f32(N, C), "x": f32(N, C), "weight": f32(C)}
+    arrays |= {"dx": f32(N, C), "dweight": f32(C)}
+    yield "prelu_backward", Call(prelu_backward, arrays, writes=("dx", "dweight"))
+    for name in GATED:
+        yield name, Call(getattr(il, name), {"x": f32(N, 2 * C), "out": f32(N, C)})
+        arrays = {"dy": f32(N, C), "x": f32(N, 2 * C), "out": f32(N, 2 * C)}
+        yield f"{name}_backward", Call(getattr(il, f"{name}_backward"), arrays)
     for name in ("softmax", "log_softmax"):
         yield name, Call(getattr(il, name), {"x": f32(N, C), "out": f32(N, C)}, in_place=("x",))
         arrays = {"dy": f32(N, C), "y": f32(N, C), "out": f32(N, C)}
@@ -312,6 +326,23 @@ def test_labels_of_every_integer_type(target: str, dtype: str) -> None:
 
 
 SCALARS = [
+    ("leaky_relu", {"negative_slope": float("nan")}, ValueError),
+    ("elu", {"alpha": float("nan")}, ValueError),
+    ("elu", {"alpha": "a"}, TypeError),
+    ("celu", {"alpha": 0.0}, ValueError),
+    ("celu", {"alpha": -1.0}, ValueError),
+    ("celu", {"alpha": float("inf")}, ValueError),
+    ("celu_backward", {"alpha": float("nan")}, ValueError),
+    ("softplus", {"beta": 0.0}, ValueError),
+    ("softplus", {"beta": -1.0}, ValueError),
+    ("softplus", {"beta": 1e-39}, ValueError),
+    ("softplus_backward", {"beta": float("nan")}, ValueError),
+    ("softplus_backward", {"threshold": float("nan")}, ValueError),
+    ("linear 6 relu", {"activation": "elu", "alpha": float("nan")}, ValueError),
+    ("glu", {"axis": 2}, ValueError),
+    ("glu", {"axis": -3}, ValueError),
+    ("swiglu_backward", {"axis": 0.5}, TypeError),
+    ("geglu_backward", {"axis": 2}, ValueError),
     ("softmax", {"axis": 2}, ValueError),
     ("softmax", {"axis": -3}, ValueError),
     ("softmax", {"axis": 2**40}, ValueError),
@@ -438,6 +469,15 @@ ODD: list[tuple[str, Callable[[], Any], tuple[type[Exception], ...]]] = [
     ("packed, other dtype", lambda: il.linear(X, il.pack(np.ones((3, 2)))), (TypeError,)),
     ("packed, other shape", lambda: il.linear(X, il.pack(f32(4, 2))), (ValueError,)),
     ("pack of a vector", lambda: il.pack(X[0]), (ValueError,)),
+    ("prelu, out no tuple", lambda: il.prelu_backward(X, X, X[0, :1], out=X), (TypeError,)),
+    ("prelu, out of three", lambda: il.prelu_backward(X, X, X[0], out=(X, X, X)), (TypeError,)),
+    ("prelu, a vector's channels", lambda: il.prelu(X[0], X[0]), (ValueError,)),
+    ("prelu, weights of 2 axes", lambda: il.prelu(X, X[:1]), (ValueError,)),
+    ("prelu, a number", lambda: il.prelu(X, 0.25), (TypeError,)),
+    ("prelu, huge", lambda: il.prelu(HUGE, np.zeros(1, "f4")), (MemoryError, ValueError)),
+    ("glu of a 0-d array", lambda: il.glu(np.array(1.0)), (ValueError,)),
+    ("glu of odd length", lambda: il.glu(X), (ValueError,)),
+    ("glu, huge", lambda: il.glu(HUGE[:, 1:]), (MemoryError, ValueError)),
     ("out that is no tuple", lambda: il.linear_backward(X, X, np.eye(3), out=X), (TypeError,)),
 ]
 

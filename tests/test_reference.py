@@ -54,7 +54,7 @@ def torch_activation(torch, name, **params):
         "gelu": f.gelu,
         "gelu_tanh": lambda x: f.gelu(x, approximate="tanh"),
         "silu": f.silu,
-    }[name]
+    }.get(name) or getattr(f, name)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -68,9 +68,12 @@ def test_activation_is_torchs(torch, name, dtype):
     ty.backward(torch.tensor(dy))
     y = act.forward(x)
     close(y, ty.detach().numpy(), dtype)
-    close(act.backward(dy, x), tx.grad.numpy(), dtype)
+    want = tx.grad.numpy()
+    if name == "hardsigmoid":  # torch's 1 / 6 is a float32, even for float64
+        want = (want.astype(np.float64) / np.float32(1 / 6) / 6).astype(dtype)
+    close(act.backward(dy, x), want, dtype)
     if act.saves_output:
-        close(act.backward(dy, None, y=y), tx.grad.numpy(), dtype)
+        close(act.backward(dy, None, y=y), want, dtype)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -79,8 +82,16 @@ def test_activation_at_infinity_is_torchs(torch, name):
     tx = torch.tensor(x, requires_grad=True)
     ty = torch_activation(torch, name)(tx)
     ty.sum().backward()
-    close(ACTIVATIONS[name].forward(x), ty.detach().numpy())
-    close(ACTIVATIONS[name].backward(np.ones(4), x), tx.grad.numpy())
+    y, want = ty.detach().numpy(), tx.grad.numpy()
+    if name in ("mish", "softsign"):  # the limit is kept, where torch multiplies infinity by 0
+        assert np.isnan(want[:2]).all()
+        want[:2] = (1, 0) if name == "mish" else 0
+    if name == "mish":
+        y[1] = 0
+    if name == "hardsigmoid":
+        want /= np.float32(1 / 6) * 6.0
+    close(ACTIVATIONS[name].forward(x), y)
+    close(ACTIVATIONS[name].backward(np.ones(4), x), want)
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.3, -0.5, 2.0])
@@ -226,6 +237,8 @@ def test_linear_is_torchs(torch, name, bias, lead, dtype):
     for actual, want in zip((y, *gradients), expected, strict=True):
         assert actual.dtype == dtype and actual.shape == tuple(want.shape)
         tolerance = 1e-5 if dtype == np.float32 else 1e-12
+        if name == "hardsigmoid":  # torch's 1 / 6 is a float32, even for float64
+            tolerance = max(tolerance, 1e-7)
         np.testing.assert_allclose(actual, want.detach().numpy(), tolerance, tolerance)
 
 

@@ -17,6 +17,8 @@ pytestmark = pytest.mark.skipif(
     reason="the stubs are made when a wheel is built: run against an installed package",
 )
 
+STUBS = [f"innerloop.{noun}" for noun in ("activations", "gated", "optimizers")]
+
 USE = """
 import numpy as np
 import innerloop as il
@@ -34,7 +36,7 @@ reveal_type(il.info())
 
 def test_stubs_agree_with_the_package() -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "mypy.stubtest", "innerloop.activations", "innerloop.optimizers"],
+        [sys.executable, "-m", "mypy.stubtest", *STUBS],
         capture_output=True,
         text=True,
     )

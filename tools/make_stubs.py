@@ -1,4 +1,6 @@
-"""Write the type stubs of the modules whose functions grow from the list: activations, losses...
+"""Write the type stubs of the modules whose functions grow from the list.
+
+These are activations, gated, losses and optimizers.
 
     python tools/make_stubs.py PACKAGE OUTPUT
 
@@ -119,6 +121,23 @@ def losses(package: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def gated(package: Path) -> str:
+    """Stub of innerloop.gated."""
+    names: list[str] = []
+    lines = [HEADER, own(package / "gated.py"), '_A = TypeVar("_A")']
+    for node in ast.parse((package / "reference" / "gated.py").read_text()).body:
+        call = node.value if isinstance(node, ast.Expr) else None
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "gated_pair":
+            name = ast.literal_eval(call.args[0])
+            lines.append(f"def {name}(x: _A, axis: int = -1, *, out: Any = None) -> _A: ...")
+            lines.append(
+                f"def {name}_backward(dy: _A, x: _A, axis: int = -1, *, out: Any = None) -> _A: ..."
+            )
+            names += [name, f"{name}_backward"]
+    lines.append(f"__all__ = {names}")
+    return "\n".join(lines) + "\n"
+
+
 def optimizers(package: Path) -> str:
     """Stub of innerloop.optimizers."""
     names = declared(package / "optimizers.py")
@@ -156,6 +175,7 @@ def main() -> None:
     package, output = Path(sys.argv[1]), Path(sys.argv[2])
     output.mkdir(parents=True, exist_ok=True)
     (output / "activations.pyi").write_text(activations(package))
+    (output / "gated.pyi").write_text(gated(package))
     (output / "losses.pyi").write_text(losses(package))
     (output / "optimizers.pyi").write_text(optimizers(package))
 

@@ -49,6 +49,8 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   m.def("get_num_threads", &pool::threads);
   bind_backend(m);
   bind_activations(m);
+  bind_gated(m);
+  bind_prelu(m);
   bind_optimizers(m);
   bind_softmax(m);
   bind_softmax_cross_entropy(m);

@@ -6,6 +6,8 @@
 namespace innerloop {
 
 void bind_activations(pybind11::module_& m);
+void bind_gated(pybind11::module_& m);
+void bind_prelu(pybind11::module_& m);
 void bind_optimizers(pybind11::module_& m);
 void bind_softmax(pybind11::module_& m);
 void bind_softmax_cross_entropy(pybind11::module_& m);

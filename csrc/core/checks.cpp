@@ -90,10 +90,9 @@ std::string number_text(double value) {
 }
 
 void check_range(const Parameter& p, double value) {
-  const bool bounded = p.minimum > -HUGE_VAL || p.maximum < HUGE_VAL;
   const bool inside = (p.above_minimum ? value > p.minimum : value >= p.minimum) &&
-                      (p.below_maximum ? value < p.maximum : value <= p.maximum);
-  if (!bounded || (inside && (!p.is_flag || value == 0 || value == 1))) return;
+                      (p.below_maximum ? value < p.maximum : value <= p.maximum);  // NaN is not
+  if (inside && (!p.is_flag || value == 0 || value == 1)) return;
   throw ValueError(std::string(p.name) + " must " +
                    (p.is_flag ? "be False or True"
                               : std::string("lie in ") + (p.above_minimum ? "(" : "[") + number_text(p.minimum) + ", " + number_text(p.maximum) +

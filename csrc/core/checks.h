@@ -17,7 +17,7 @@ void check_ndim(const TensorView& t, int least, const char* meaning);  // at lea
 void check_output(const TensorView& out);                              // writeable, no element stored twice
 int check_axis(int64_t axis, const TensorView& t);                     // -> 0 .. ndim - 1
 
-void check_range(const Parameter& parameter, double value);  // a number within its rule's bounds
+void check_range(const Parameter& parameter, double value);  // a number within its rule's bounds; never NaN
 
 std::string number_text(double value);  // for messages
 

@@ -8,6 +8,8 @@ namespace innerloop::INNERLOOP_ISA {
 extern const Span<Elementary> elementary;
 extern const Storages storages;
 extern const Span<Activation> activations;
+extern const ByDtype<PreluKernels> prelu;
+extern const Span<GatedPair> gated;
 extern const Span<Optimizer> optimizers;
 extern const Span<SoftmaxFunction> softmaxes;
 extern const ByDtype<CrossEntropyKernel> softmax_cross_entropy;

@@ -2,7 +2,10 @@
 // CPU and the GPU, and this keeps them so. Nothing here is run or shipped.
 #define INNERLOOP_ISA cuda
 #include "rules/activations.h"
+#include "rules/gated.h"
+#include "rules/losses.h"
 #include "rules/optimizers.h"
+#include "rules/prelu.h"
 #include "rules/softmax.h"
 #include "rules/softmax_cross_entropy.h"
 #include "simd/scalar.h"
@@ -17,6 +20,21 @@ __global__ void elementwise(Rule rule, const T* x, const T* dy, T* y, T* dx, int
   const V input(x[i]), output = rule.forward(input);
   y[i] = output.v;
   dx[i] = rule.backward(Rule::saves_output ? output : input, V(dy[i])).v;
+}
+
+template <class Rule, class T>
+__global__ void gated(const T* x, T* y) {
+  using V = Vec<T, 1>;
+  y[0] = Rule::forward(V(x[0]), V(x[1])).v;
+  y[1] = Rule::gate_backward(V(x[0]), V(x[1]), V(x[2])).v;
+  y[2] = Rule::value_backward(V(x[0]), V(x[2])).v;
+}
+
+template <class T>
+__global__ void prelu(const T* x, T* y) {
+  using V = Vec<T, 1>;
+  y[0] = Prelu::forward(V(x[0]), V(x[1])).v;
+  y[1] = (Prelu::backward(V(x[0]), V(x[1]), V(x[2])) + Prelu::slope_term(V(x[0]), V(x[2]))).v;
 }
 
 template <class T>
@@ -68,6 +86,12 @@ void launch_activations(List<Rules...>, float* f, double* d, int n) {
 }
 
 template <class... Rules>
+void launch_gated(List<Rules...>, float* f, double* d) {
+  (gated<Rules><<<1, 1>>>(f, f), ...);
+  (gated<Rules><<<1, 1>>>(d, d), ...);
+}
+
+template <class... Rules>
 void launch_steps(List<Rules...>, float* f, double* d, int n) {
   (launch_step<Rules>(f, f, f, n), ...);
   (launch_step<Rules>(d, d, d, n), ...);
@@ -75,7 +99,10 @@ void launch_steps(List<Rules...>, float* f, double* d, int n) {
 
 void compile_all(float* f, double* d, int n) {
   launch_activations(Activations{}, f, d, n);
+  launch_gated(GatedPairs{}, f, d);
   launch_steps(Optimizers{}, f, d, n);
+  prelu<<<1, 1>>>(f, f);
+  prelu<<<1, 1>>>(d, d);
   cross_entropy<<<1, 1>>>(CrossEntropy{1, 0}, f, f);
   cross_entropy<<<1, 1>>>(CrossEntropy{1, 0}, d, d);
   softmax<<<1, 1>>>(f, f);
