@@ -11,5 +11,7 @@ void bind_softmax(pybind11::module_& m);
 void bind_losses(pybind11::module_& m);
 void bind_probe(pybind11::module_& m);
 void bind_linear(pybind11::module_& m);
+void bind_norms(pybind11::module_& m);
+void bind_dropout(pybind11::module_& m);
 
 }  // namespace innerloop

@@ -42,7 +42,8 @@ constexpr int64_t kLongestRow = int64_t(1) << 48;
 
 // The arrays hold at least one element. The last operand is the output.
 template <int Operands>
-Rows<Operands> plan_rows(const RowOperand (&operands)[Operands], int axis, int64_t length) {
+Rows<Operands> plan_rows(const RowOperand (&operands)[Operands], int axis, int64_t length,
+                         Order order = Order::memory) {
   constexpr size_t cache = 256 << 10;  // what the rows at once should fit: a second-level cache, or half of one
   TensorView starts[Operands];
   const TensorView* views[Operands];
@@ -51,7 +52,7 @@ Rows<Operands> plan_rows(const RowOperand (&operands)[Operands], int axis, int64
     views[op] = &starts[op];
   }
   Rows<Operands> rows;
-  rows.walk = plan_walk<Operands>(views, 0);
+  rows.walk = plan_walk<Operands>(views, 0, order);
   if (length > kLongestRow) throw std::bad_alloc();
   rows.length = length;
   const ptrdiff_t item = (ptrdiff_t)dtype_size(operands[Operands - 1].view->dtype);
@@ -69,9 +70,10 @@ Rows<Operands> plan_rows(const RowOperand (&operands)[Operands], int axis, int64
   return rows;
 }
 
-// Runs loop(scratch, begin, end) over all rows, on as many threads as the work is worth. Scratch is taken before.
+// Runs loop(scratch, begin, end) over all rows, on as many threads as the work is worth. Scratch is taken before. No
+// multiple of `unit` rows is cut.
 template <int Operands, class Loop>
-void run_rows(Call& call, const Rows<Operands>& rows, const Loop& loop) {
+void run_rows(Call& call, const Rows<Operands>& rows, const Loop& loop, int64_t unit = 1) {
   constexpr int64_t grain = 16384;  // elements that one thread does in about 10 us: fewer are not worth another
   int64_t count = 1;
   for (int d = 0; d < rows.walk.ndim; d++) count *= rows.walk.shape[d];
@@ -80,6 +82,7 @@ void run_rows(Call& call, const Rows<Operands>& rows, const Loop& loop) {
   if (tasks > worth) tasks = worth > 0 ? worth : 1;
   int64_t step = (count + tasks - 1) / tasks;
   if (step > 4 * kRowsAtOnce) step = (step + kRowsAtOnce - 1) / kRowsAtOnce * kRowsAtOnce;
+  step = (step + unit - 1) / unit * unit;
 
   size_t bytes = ((size_t)((rows.length + kRowBlock - 1) / kRowBlock) * sizeof(double) + 63) & ~size_t(63);
   for (int op = 0; op < Operands; op++) bytes += rows.gathered[op] ? (size_t)(rows.block * rows.pitch) : 0;

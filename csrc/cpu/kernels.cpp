@@ -19,6 +19,9 @@ const Kernels kernels = {INNERLOOP_NAME(INNERLOOP_ISA),
                          &linear,
                          &losses,
                          &optimizers,
+                         &row_norms,
+                         &batch_norm,
+                         &random,
                          &probes};
 
 }  // namespace innerloop::INNERLOOP_ISA

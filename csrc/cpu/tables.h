@@ -10,6 +10,9 @@ extern const Span<Activation> activations;
 extern const Span<Optimizer> optimizers;
 extern const Span<SoftmaxFunction> softmaxes;
 extern const Losses losses;
+extern const Span<RowNormFunction> row_norms;
+extern const ByDtype<BatchNormKernels> batch_norm;
+extern const Random random;
 extern const Probes probes;
 extern const ByDtype<LinearKernels> linear;
 

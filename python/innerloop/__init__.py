@@ -6,15 +6,19 @@ Arrays may be of any library that shares memory through DLPack, the buffer proto
 
 from . import _core as _core  # first: it refuses, with an ImportError, a CPU that it cannot run on
 from . import activations as activations
-from . import linear as _linear  # the functions of their names are public, not the modules
+from . import dropout as _dropout  # the functions of their names are public, not the modules
+from . import linear as _linear
 from . import losses as losses
+from . import norms as norms
 from . import optimizers as optimizers
 from . import reference as reference
 from . import runtime as runtime
 from . import softmax as _softmax
 from .activations import *  # noqa: F403
+from .dropout import *  # noqa: F403
 from .linear import *  # noqa: F403
 from .losses import *  # noqa: F403
+from .norms import *  # noqa: F403
 from .optimizers import *  # noqa: F403
 from .runtime import *  # noqa: F403
 from .softmax import *  # noqa: F403
@@ -23,8 +27,10 @@ __version__ = "0.1.0"  # as in pyproject.toml: tests/test_list.py compares
 
 __all__ = [
     *activations.__all__,
+    *_dropout.__all__,
     *_linear.__all__,
     *losses.__all__,
+    *norms.__all__,
     *optimizers.__all__,
     *runtime.__all__,
     *_softmax.__all__,

@@ -10,14 +10,24 @@ are held to.
 
 from . import activations as activations
 from . import losses as losses
+from . import norms as norms
 from . import optimizers as optimizers
 from .activations import log_softmax as log_softmax
 from .activations import log_softmax_backward as log_softmax_backward
 from .activations import softmax as softmax
 from .activations import softmax_backward as softmax_backward
+from .dropout import dropout as dropout
+from .dropout import dropout_backward as dropout_backward
+from .dropout import philox as philox
 from .linear import linear as linear
 from .linear import linear_backward as linear_backward
 from .losses import softmax_cross_entropy as softmax_cross_entropy
+from .norms import batch_norm as batch_norm
+from .norms import batch_norm_backward as batch_norm_backward
+from .norms import layer_norm as layer_norm
+from .norms import layer_norm_backward as layer_norm_backward
+from .norms import rms_norm as rms_norm
+from .norms import rms_norm_backward as rms_norm_backward
 from .registry import ACTIVATIONS as ACTIVATIONS
 from .registry import OPTIMIZERS as OPTIMIZERS
 from .registry import Activation as Activation
