@@ -31,17 +31,8 @@ HD Vec<T, N> shuffle_fours(Vec<T, N> a, Vec<T, N> b) {
 }
 #undef INNERLOOP_SHUFFLE2
 
-// The 64 bits of a * b in each lane, as two words.
-template <class V>
-struct Product {
-  V high, low;
-};
-HD Product<Vec<uint32_t, 1>> multiply_words(Vec<uint32_t, 1> a, Vec<uint32_t, 1> b) {
-  const uint64_t product = (uint64_t)a.v * b.v;
-  return {uint32_t(product >> 32), uint32_t(product)};
-}
 template <int N>
-HD Product<Vec<uint32_t, N>> multiply_words(Vec<uint32_t, N> a, Vec<uint32_t, N> b) {
+HD WideProduct<Vec<uint32_t, N>> multiply_words(Vec<uint32_t, N> a, Vec<uint32_t, N> b) {
   using Wide = typename Raw<uint64_t, N / 2>::type;
   using Words = typename Raw<uint32_t, N>::type;
   const Vec<uint32_t, N> a_odd = (Words)((Wide)a.v >> 32), b_odd = (Words)((Wide)b.v >> 32);
