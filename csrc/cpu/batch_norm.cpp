@@ -40,9 +40,9 @@ struct Loops {
       for (int r = 0; r < count; r++) {
         const char *dy = block.row(0, r), *x = block.row(1, r);
         const L base(read(block.row(2, r)));
-        const Sums<T> sums = sums_of_row<T>(rows.length, [&](int64_t i, int n) INNERLOOP_INLINE {
-          return Pair<L>{At::load(dy, i, n), At::load(x, i, n) - base};
-        });
+        const Sums<T> sums = sums_of_row<T>(
+            rows.length, [&](int64_t i, int n) INNERLOOP_INLINE { return At::load(dy, i, n); },
+            [&](int64_t i, int n) INNERLOOP_INLINE { return At::load(x, i, n) - base; });
         write(block.row(3, r), sums.u);
         write(block.row(4, r), sums.uv);
       }
@@ -80,10 +80,10 @@ struct Loops {
 
   // --- a row is one element, or a few, of every channel ---
 
-  // get(block, r, i, n, base): the Pair of row r. The sums run down the rows in their order, whatever the block.
-  template <int Operands, class Get>
+  // get_u and get_v: (block, r, i, n, base) of row r. The sums run down the rows in their order, whatever the block.
+  template <int Operands, class U, class V>
   static HD void column_sums(const Rows<Operands>& rows, const void* base, void* memory, int64_t begin, int64_t end,
-                             void* u, void* uv, const Get& get) {
+                             void* u, void* uv, const U& get_u, const V& get_v) {
     const Scratch<T> scratch(memory, rows.length);
     memset(u, 0, (size_t)rows.length * sizeof(T));
     memset(uv, 0, (size_t)rows.length * sizeof(T));
@@ -92,9 +92,9 @@ struct Loops {
         const L from = At::load((const char*)base, i, n);
         L sum_u = At::load((const char*)u, i, n), sum_uv = At::load((const char*)uv, i, n);
         for (int r = 0; r < count; r++) {
-          const Pair<L> p = get(block, r, i, n, from);
-          sum_u = sum_u + p.u;
-          sum_uv = fma(p.u, p.v, sum_uv);
+          const L here = get_u(block, r, i, n, from);
+          sum_u = sum_u + here;
+          sum_uv = fma(here, get_v(block, r, i, n, from), sum_uv);
         }
         At::store(sum_u, (char*)u, i, n);
         At::store(sum_uv, (char*)uv, i, n);
@@ -104,19 +104,19 @@ struct Loops {
 
   static void column_moments(const Rows<2>& rows, const void* base, void* memory, int64_t begin, int64_t end, void* u,
                              void* uv) {
-    column_sums(rows, base, memory, begin, end, u, uv,
-                [](const Block<2>& block, int r, int64_t i, int n, L from) INNERLOOP_INLINE {
-                  const L d = At::load(block.row(0, r), i, n) - from;
-                  return Pair<L>{d, d};
-                });
+    auto d = [](const Block<2>& block, int r, int64_t i, int n, const L& from)
+                 INNERLOOP_INLINE { return At::load(block.row(0, r), i, n) - from; };
+    column_sums(rows, base, memory, begin, end, u, uv, d, d);
   }
 
   static void column_gradients(const Rows<3>& rows, const void* base, void* memory, int64_t begin, int64_t end, void* u,
                                void* uv) {
-    column_sums(rows, base, memory, begin, end, u, uv,
-                [](const Block<3>& block, int r, int64_t i, int n, L from) INNERLOOP_INLINE {
-                  return Pair<L>{At::load(block.row(0, r), i, n), At::load(block.row(1, r), i, n) - from};
-                });
+    column_sums(
+        rows, base, memory, begin, end, u, uv,
+        [](const Block<3>& block, int r, int64_t i, int n, const L&)
+            INNERLOOP_INLINE { return At::load(block.row(0, r), i, n); },
+        [](const Block<3>& block, int r, int64_t i, int n, const L& from)
+            INNERLOOP_INLINE { return At::load(block.row(1, r), i, n) - from; });
   }
 
   static void column_forward(const Rows<2>& rows, const void* base, const void* scale, const void* shift, void* memory,

@@ -35,10 +35,10 @@ void run(const DropoutWork& work, const Walk<2>& walk, int64_t first, int64_t be
 }
 
 void philox(uint64_t seed, uint64_t offset, uint64_t block, int64_t n, uint32_t* words) {
-  alignas(64) uint32_t some[4 * kWordLanes];
-  for (int64_t i = 0; i < n; i += 4 * kWordLanes) {
-    random_blocks({seed, offset}, block + (uint64_t)i / 4, kWordLanes, some);
-    memcpy(words + i, some, (size_t)(n - i < 4 * kWordLanes ? n - i : 4 * kWordLanes) * sizeof some[0]);
+  alignas(64) uint32_t some[4 * kBlocksAtOnce];
+  for (int64_t i = 0; i < n; i += 4 * kBlocksAtOnce) {
+    random_blocks({seed, offset}, block + (uint64_t)i / 4, kBlocksAtOnce, some);
+    memcpy(words + i, some, (size_t)(n - i < 4 * kBlocksAtOnce ? n - i : 4 * kBlocksAtOnce) * sizeof some[0]);
   }
 }
 

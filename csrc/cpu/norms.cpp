@@ -96,9 +96,9 @@ struct Loops {
           s = {block.row(0, first + r), block.row(1, first + r), block.row(4, first + r), 0, 0, 0, 0};
           memcpy(&s.mean, block.row(2, first + r), sizeof(T));
           memcpy(&s.rstd, block.row(3, first + r), sizeof(T));
-          const Sums<T> sums = sums_of_row<T>(length, [&](int64_t i, int k) INNERLOOP_INLINE {
-            return Pair<L>{At::load(s.dy, i, k) * At::load(weight, i, k), s.xhat(i, k)};
-          });
+          const Sums<T> sums = sums_of_row<T>(
+              length, [&](int64_t i, int k) INNERLOOP_INLINE { return At::load(s.dy, i, k) * At::load(weight, i, k); },
+              [&](int64_t i, int k) INNERLOOP_INLINE { return s.xhat(i, k); });
           s.mean_g = sums.u / (T)length;
           s.mean_gx = sums.uv / (T)length;
         }

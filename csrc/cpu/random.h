@@ -6,13 +6,13 @@
 
 namespace innerloop::INNERLOOP_ISA {
 
-// `blocks` blocks of four words from block `first` on; a multiple of kWordLanes of them is written.
-constexpr int kWordLanes = Native<uint32_t>::lanes;
+// `blocks` blocks of four words from block `first` on; a multiple of kBlocksAtOnce of them is written.
+constexpr int kBlocksAtOnce = Native<uint64_t>::lanes;
 inline void random_blocks(const Philox& philox, uint64_t first, int blocks, uint32_t* words) {
-  using W = Native<uint32_t>;
-  const W number = order_of_fours<W>();
-  for (int i = 0; i < blocks; i += kWordLanes) {
-    W word[4];
+  using V = Native<uint64_t>;
+  const V number = order_of_fours<V>();
+  for (int i = 0; i < blocks; i += kBlocksAtOnce) {
+    V word[4];
     philox.blocks(first + (uint64_t)i, number, word);
     store_fours(word, words + 4 * i);
   }

@@ -15,17 +15,18 @@ namespace innerloop::INNERLOOP_ISA {
 struct Philox {
   uint64_t seed, offset;
 
-  // The blocks of counters (low, high, offset), one a lane. V: lanes of uint32_t; needs multiply_words for it.
+  // The blocks of counters (low, high, offset), one a lane, four words each. V: lanes of uint64_t, of which only the
+  // low half counts here, in what is given and in what comes out: what the products leave in the other is never read.
   template <class V>
   HD void block(V low, V high, V (&word)[4]) const {
-    V c[4] = {low, high, V((uint32_t)offset), V((uint32_t)(offset >> 32))};
+    V c[4] = {low, high, V(offset), V(offset >> 32)};
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
     for (int round = 0; round < 10; round++) {
-      const auto first = multiply_words(c[0], V(0xD2511F53u)), second = multiply_words(c[2], V(0xCD9E8D57u));
-      c[0] = second.high ^ c[1] ^ V(k0);
-      c[1] = second.low;
-      c[2] = first.high ^ c[3] ^ V(k1);
-      c[3] = first.low;
+      const V first = multiply_low(c[0], V(0xD2511F53u)), second = multiply_low(c[2], V(0xCD9E8D57u));
+      c[0] = (second >> 32) ^ (c[1] ^ V(k0));
+      c[1] = second;
+      c[2] = (first >> 32) ^ (c[3] ^ V(k1));
+      c[3] = first;
       k0 += 0x9E3779B9u;
       k1 += 0xBB67AE85u;
     }
@@ -34,8 +35,8 @@ struct Philox {
   // The blocks first + number, one a lane.
   template <class V>
   HD void blocks(uint64_t first, V number, V (&word)[4]) const {
-    const V start((uint32_t)first), low = start + number, high((uint32_t)(first >> 32));
-    block(low, select(low < start, high + V(1u), high), word);
+    const V counter = V(first) + number;
+    block(counter, counter >> 32, word);
   }
 };
 

@@ -40,9 +40,9 @@ HD void store_partial<Vec<double, 4>>(Vec<double, 4> a, void* p, int n) {
   _mm256_maskstore_pd((double*)p, first_lanes_of_4(n), (__m256d)a.v);
 }
 
-// The 64-bit products of lanes 0, 2, 4 ...
-HD Vec<uint32_t, 8> multiply_even(Vec<uint32_t, 8> a, Vec<uint32_t, 8> b) {
-  return (Vec<uint32_t, 8>::raw)_mm256_mul_epu32((__m256i)a.v, (__m256i)b.v);
+// The products of the low halves.
+HD Vec<uint64_t, 4> multiply_low(Vec<uint64_t, 4> a, Vec<uint64_t, 4> b) {
+  return (Vec<uint64_t, 4>::raw)_mm256_mul_epu32((__m256i)a.v, (__m256i)b.v);
 }
 
 // Stores that bypass the caches; p is aligned to kVectorBytes. stream_end() orders them before what follows.
