@@ -7,14 +7,15 @@
 namespace innerloop::INNERLOOP_ISA {
 
 // `blocks` blocks of four words from block `first` on; a multiple of kBlocksAtOnce of them is written.
-constexpr int kBlocksAtOnce = Native<uint64_t>::lanes;
+constexpr int kTogether = 2;  // share the keys, and fill each other's waiting times
+constexpr int kBlocksAtOnce = kTogether * Native<uint64_t>::lanes;
 inline void random_blocks(const Philox& philox, uint64_t first, int blocks, uint32_t* words) {
   using V = Native<uint64_t>;
   const V number = order_of_fours<V>();
   for (int i = 0; i < blocks; i += kBlocksAtOnce) {
-    V word[4];
+    V word[kTogether][4];
     philox.blocks(first + (uint64_t)i, number, word);
-    store_fours(word, words + 4 * i);
+    for (int j = 0; j < kTogether; j++) store_fours(word[j], words + 4 * (i + j * V::lanes));
   }
 }
 

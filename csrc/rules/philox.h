@@ -15,28 +15,41 @@ namespace innerloop::INNERLOOP_ISA {
 struct Philox {
   uint64_t seed, offset;
 
-  // The blocks of counters (low, high, offset), one a lane, four words each. V: lanes of uint64_t, of which only the
-  // low half counts here, in what is given and in what comes out: what the products leave in the other is never read.
-  template <class V>
-  HD void block(V low, V high, V (&word)[4]) const {
-    V c[4] = {low, high, V(offset), V(offset >> 32)};
+  // The four words of each block of counters (low, high, offset): one block a lane of a V, `many` V together. V: lanes
+  // of uint64_t, of which only the low half counts here, in what is given and in what comes out: what the products
+  // leave in the other is never read.
+  template <int many, class V>
+  HD void block(const V (&low)[many], const V (&high)[many], V (&word)[many][4]) const {
+    for (int j = 0; j < many; j++) {
+      word[j][0] = low[j];
+      word[j][1] = high[j];
+      word[j][2] = V(offset);
+      word[j][3] = V(offset >> 32);
+    }
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
     for (int round = 0; round < 10; round++) {
-      const V first = multiply_low(c[0], V(0xD2511F53u)), second = multiply_low(c[2], V(0xCD9E8D57u));
-      c[0] = (second >> 32) ^ (c[1] ^ V(k0));
-      c[1] = second;
-      c[2] = (first >> 32) ^ (c[3] ^ V(k1));
-      c[3] = first;
+      const V key0(k0), key1(k1);
+      for (int j = 0; j < many; j++) {
+        V(&c)[4] = word[j];
+        const V first = multiply_low(c[0], V(0xD2511F53u)), second = multiply_low(c[2], V(0xCD9E8D57u));
+        c[0] = (second >> 32) ^ (c[1] ^ key0);
+        c[1] = second;
+        c[2] = (first >> 32) ^ (c[3] ^ key1);
+        c[3] = first;
+      }
       k0 += 0x9E3779B9u;
       k1 += 0xBB67AE85u;
     }
-    for (int i = 0; i < 4; i++) word[i] = c[i];
   }
-  // The blocks first + number, one a lane.
-  template <class V>
-  HD void blocks(uint64_t first, V number, V (&word)[4]) const {
-    const V counter = V(first) + number;
-    block(counter, counter >> 32, word);
+  // The blocks first + number, first + V::lanes + number ...
+  template <int many, class V>
+  HD void blocks(uint64_t first, V number, V (&word)[many][4]) const {
+    V low[many], high[many];
+    for (int j = 0; j < many; j++) {
+      low[j] = V(first + (uint64_t)(j * V::lanes)) + number;
+      high[j] = low[j] >> 32;
+    }
+    block(low, high, word);
   }
 };
 

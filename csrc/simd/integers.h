@@ -8,14 +8,15 @@
 #ifdef __clang__
 #define INNERLOOP_SHUFFLE2(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
-#define INNERLOOP_SHUFFLE2(a, b, ...) __builtin_shuffle(a, b, typename Raw<uint32_t, N>::type{__VA_ARGS__})
+#define INNERLOOP_SHUFFLE2(a, b, ...) __builtin_shuffle(a, b, typename Mask<float, N>::raw{__VA_ARGS__})
 #endif
 
 namespace innerloop::INNERLOOP_ISA {
 
-// Of each four lanes, those of a and then of b with an even number (odd: 0) or an odd one (odd: 1).
+// Of each four lanes, those of a and then of b with an even number (odd: 0) or an odd one (odd: 1). As floats, because
+// x86 has one instruction for these and none for integers.
 template <int odd, int N>
-HD Vec<uint32_t, N> every_other(Vec<uint32_t, N> a, Vec<uint32_t, N> b) {
+HD Vec<float, N> every_other(Vec<float, N> a, Vec<float, N> b) {
 #define INNERLOOP_FOUR(q) 4 * q + odd, 4 * q + 2 + odd, N + 4 * q + odd, N + 4 * q + 2 + odd
   if constexpr (N == 4) {
     return INNERLOOP_SHUFFLE2(a.v, b.v, INNERLOOP_FOUR(0));
@@ -38,7 +39,7 @@ HD V order_of_fours() {
 }
 template <int N>
 HD void store_fours(const Vec<uint64_t, N> (&word)[4], uint32_t* to) {
-  using Words = Vec<uint32_t, 2 * N>;
+  using Words = Vec<float, 2 * N>;
   Words w[4];
   for (int i = 0; i < 4; i++) w[i] = (typename Words::raw)word[i].v;
   const Words first = every_other<0>(w[0], w[1]), second = every_other<0>(w[2], w[3]);

@@ -41,9 +41,9 @@ template <class T>
 __global__ void drop(Dropout rule, Philox philox, const T* x, T* y, int n) {
   const int i = (int)(blockIdx.x * blockDim.x + threadIdx.x);
   if (i >= n) return;
-  Vec<uint64_t, 1> word[4];
+  Vec<uint64_t, 1> word[1][4];
   philox.blocks((uint64_t)i / 4, Vec<uint64_t, 1>(0), word);
-  y[i] = rule.forward(Vec<T, 1>(x[i]), typename Vec<T, 1>::bits_type((uint32_t)word[i % 4].v)).v;
+  y[i] = rule.forward(Vec<T, 1>(x[i]), typename Vec<T, 1>::bits_type((uint32_t)word[0][i % 4].v)).v;
 }
 
 template <class Rule, class T>
