@@ -318,6 +318,99 @@ struct NllKernels {
   void (*gradient)(const NllWork& work, int64_t begin, int64_t end);  // at the labels; it is 0 elsewhere
 };
 
+// layer_norm or rms_norm in one dtype: y = (x - mean) rstd w + b along each row, see rules/norms.h. Arrays of T are
+// contiguous, one element an element of the row.
+struct RowNorm {
+  Rows<4> rows;  // x; mean and rstd, one T a row each, written; y
+  const void *weight, *bias;
+  double eps;
+};
+struct RowNormBackward {
+  Rows<5> rows;  // dy, x, mean, rstd, dx
+  const void* weight;
+};
+
+struct RowNormKernels {
+  void (*forward)(const RowNorm& work, void* scratch, int64_t begin, int64_t end);
+  // Where dweight and dbias are not null, they get the sums over these rows alone, in their order.
+  void (*backward)(const RowNormBackward& work, void* scratch, int64_t begin, int64_t end, void* dweight, void* dbias);
+  // out[i] = the sum over b < blocks of sums[b * n + i], for i in [begin, end).
+  void (*add_blocks)(const void* sums, int64_t blocks, int64_t n, char* out, ptrdiff_t stride, int64_t begin,
+                     int64_t end);
+};
+
+struct RowNormFunction {
+  const char* name;
+  bool has_mean;
+  RowNormKernels f32, f64;
+};
+
+// batch_norm in one dtype; T is float or double. Where a channel has many elements of a sample side by side, these are
+// a row, and what belongs to the channel is an operand of one T a row. Where it has few, a whole sample is a row, and
+// what belongs to its columns, the elements of all channels, is a contiguous array.
+//
+// Statistics and gradients are made of sums over parts of a channel, of u and of u v, where v = x - base, and u = v for
+// the statistics, u = dy for the gradients. Part (o, i) of channel c, i < inner, is element o * outer_stride + c *
+// inner
+// + i of u and uv, and element o * base_stride + c * inner + i of base. It has `count` elements; where o is the last,
+// last_count.
+struct ChannelParts {
+  const void *base, *u, *uv;
+  int64_t outer, outer_stride, base_stride, inner, count, last_count;
+};
+
+// What a call knows of each channel. Of the first, arrays of T but where they are double; all contiguous but for those
+// with a stride.
+struct Channels {
+  bool training;
+  int64_t count;  // elements of a channel
+  double eps, momentum;
+  const void *weight, *bias;
+  double *sum_0, *sum_1;  // mean and squared deviations, or the gradients' u and uv: from `moments` or `sums`
+  void *mean, *rstd;      // saved
+  void *scale, *shift,
+      *slope;  // forward: y = (x - mean) scale + shift; backward: dx = (x - mean) slope + dy scale + shift
+  char *running_mean, *running_var, *dweight, *dbias;  // or null
+  ptrdiff_t running_mean_stride, running_var_stride, dweight_stride, dbias_stride;
+};
+
+struct BatchNormKernels {
+  void (*row_moments)(const Rows<4>& x_base_u_uv, void* scratch, int64_t begin, int64_t end);  // base is written, too
+  void (*row_gradients)(const Rows<5>& dy_x_base_u_uv, void* scratch, int64_t begin, int64_t end);
+  void (*row_forward)(const Rows<5>& x_base_scale_shift_y, void* scratch, int64_t begin, int64_t end);
+  void (*row_backward)(const Rows<7>& dy_x_base_scale_slope_shift_dx, void* scratch, int64_t begin, int64_t end);
+  // The last operand of the two sums is not touched; u and uv get the sums over these rows alone, in their order.
+  void (*column_moments)(const Rows<2>& x, const void* base, void* scratch, int64_t begin, int64_t end, void* u,
+                         void* uv);
+  void (*column_gradients)(const Rows<3>& dy_x, const void* base, void* scratch, int64_t begin, int64_t end, void* u,
+                           void* uv);
+  void (*column_forward)(const Rows<2>& x_y, const void* base, const void* scale, const void* shift, void* scratch,
+                         int64_t begin, int64_t end);
+  void (*column_backward)(const Rows<3>& dy_x_dx, const void* base, const void* scale, const void* slope,
+                          const void* shift, void* scratch, int64_t begin, int64_t end);
+  // Of the channels [begin, end).
+  void (*moments)(const ChannelParts& parts, double* mean, double* squares, int64_t begin, int64_t end);
+  void (*sums)(const ChannelParts& parts, double* u, double* uv, int64_t begin, int64_t end);
+  void (*prepare_forward)(const Channels& channels, int64_t begin, int64_t end);  // mean, rstd, scale and shift
+  void (*update_running)(const Channels& channels, int64_t begin, int64_t end);
+  void (*prepare_backward)(const Channels& channels, int64_t begin, int64_t end);  // scale, slope and shift
+  void (*write_gradients)(const Channels& channels, int64_t begin, int64_t end);   // dweight and dbias
+};
+
+struct DropoutWork {
+  uint64_t seed, offset;
+  double p;
+};
+struct DropoutKernels {
+  // Element i of the walk is element first + i of the array.
+  void (*run)(const DropoutWork& work, const Walk<2>& x_y, int64_t first, int64_t begin, int64_t end);
+};
+struct Random {
+  // n words from a block on, see rules/philox.h.
+  void (*philox)(uint64_t seed, uint64_t offset, uint64_t block, int64_t n, uint32_t* words);
+  ByDtype<DropoutKernels> dropout;
+};
+
 // Loops that reach a limit of the machine, for benchmarks to be held against.
 struct MemoryProbe {
   const char* name;
@@ -345,6 +438,9 @@ struct Kernels {
   const Span<ElementwiseLoss>* elementwise_losses;
   const ByDtype<NllKernels>* nll_loss;
   const Span<Optimizer>* optimizers;
+  const Span<RowNormFunction>* row_norms;
+  const ByDtype<BatchNormKernels>* batch_norm;
+  const Random* random;
   const Probes* probes;
 };
 

@@ -31,7 +31,7 @@ class Call:
     other: dict[str, Any] = field(default_factory=dict)
     writes: tuple[str, ...] = ("out",)
     any_shape: tuple[str, ...] = ()  # arrays that may have a shape of their own choice
-    in_place: tuple[str, ...] = ()  # inputs that `out` may be
+    in_place: tuple[str, ...] = ()  # inputs that `out` may be, or "dx x": x that dx may be
 
     def run(self, **changed: Any) -> Any:
         return self.function(**(self.arrays | self.other | changed))
@@ -127,7 +127,48 @@ def calls() -> Iterator[tuple[str, Call]]:
         yield f"{name}_step", call
 
 
-CALLS = dict(calls())
+def norm_backward(function: Callable[..., Any]) -> Callable[..., Any]:
+    """With each output as an argument of its own."""
+
+    def call(**given: Any) -> Any:
+        names = [n for n in ("dx", "dweight", "dbias") if n in given]
+        return function(out=tuple(given.pop(n) for n in names), **given)
+
+    return call
+
+
+def regularisers() -> Iterator[tuple[str, Call]]:
+    seed = {"p": 0.5, "seed": 1}
+    yield "dropout", Call(il.dropout, {"x": f32(N, C), "out": f32(N, C)}, seed, in_place=("x",))
+    arrays = {"dy": f32(N, C), "out": f32(N, C)}
+    yield "dropout_backward", Call(il.dropout_backward, arrays, seed, in_place=("dy",))
+    for name in ("layer_norm", "rms_norm"):
+        vectors = ("weight", "bias") if name == "layer_norm" else ("weight",)
+        arrays = {"x": f32(N, C)} | {v: f32(C) for v in vectors} | {"out": f32(N, C)}
+        yield name, Call(getattr(il, name), arrays, in_place=("x",))
+        saved = abs(f32(2, N) if name == "layer_norm" else f32(N))
+        arrays = {"dy": f32(N, C), "x": f32(N, C), "saved": saved, "weight": f32(C)}
+        outputs = {"dx": f32(N, C)} | {f"d{v}": f32(C) for v in vectors}
+        backward = norm_backward(getattr(il, f"{name}_backward"))
+        call = Call(backward, arrays | outputs, writes=tuple(outputs), in_place=("dx dy", "dx x"))
+        yield f"{name}_backward", call
+    for training in (True, False):
+        for shape in ((N, C), (2, C, 17)):
+            running = {"running_mean": f32(C), "running_var": abs(f32(C))}
+            arrays = {"x": f32(*shape), **running, "weight": f32(C), "bias": f32(C)}
+            call = Call(il.batch_norm, arrays | {"out": f32(*shape)}, {"training": training})
+            call.writes = ("out", *(running if training else ()))
+            call.in_place = ("out x",)
+            yield f"batch_norm {training} {len(shape)}", call
+            arrays = {"dy": f32(*shape), "x": f32(*shape), "saved": abs(f32(2, C))}
+            outputs = {"dx": f32(*shape), "dweight": f32(C), "dbias": f32(C)}
+            backward = norm_backward(il.batch_norm_backward)
+            call = Call(backward, arrays | {"weight": f32(C)} | outputs, {"training": training})
+            call.writes, call.in_place = tuple(outputs), ("dx dy", "dx x")
+            yield f"batch_norm_backward {training} {len(shape)}", call
+
+
+CALLS = dict(calls()) | dict(regularisers())
 
 
 class Raises:
@@ -277,7 +318,7 @@ def test_overlaps(target: str, name: str) -> None:
                 given = memory[: array.nbytes].view(array.dtype).reshape(array.shape)
                 given[...] = array
                 out = memory[shift : shift + call.arrays[output].nbytes].view(dtype).reshape(shape)
-                if shift == 0 and argument in call.in_place:
+                if shift == 0 and {argument, f"{output} {argument}"} & {*call.in_place}:
                     continue
                 message = refuses(call, (ValueError,), **{argument: given, output: out})
                 assert "overlap" in message or "twice" in message, message
@@ -359,6 +400,24 @@ SCALARS = [
     ("linear_cross_entropy index", {"ignore_index": 0.5}, TypeError),
     ("linear_cross_entropy index", {"grad_scale": "a"}, TypeError),
     ("linear_cross_entropy index", {"b": None}, ValueError),
+    ("dropout", {"p": 1.5}, ValueError),
+    ("dropout", {"seed": -1}, ValueError),
+    ("dropout_backward", {"p": float("nan")}, ValueError),
+    ("dropout_backward", {"offset": 2**64}, ValueError),
+    ("dropout_backward", {"seed": 0.5}, TypeError),
+    ("layer_norm", {"eps": -1e-5}, ValueError),
+    ("layer_norm", {"eps": float("nan")}, ValueError),
+    ("layer_norm", {"eps": "small"}, TypeError),
+    ("layer_norm", {"return_saved": "yes"}, TypeError),
+    ("rms_norm", {"eps": -1e-5}, ValueError),
+    ("batch_norm True 2", {"eps": -1e-5}, ValueError),
+    ("batch_norm True 2", {"momentum": 1.1}, ValueError),
+    ("batch_norm True 2", {"momentum": float("nan")}, ValueError),
+    ("batch_norm True 3", {"training": 2}, TypeError),
+    ("batch_norm False 2", {"running_mean": None}, TypeError),
+    ("batch_norm False 3", {"running_var": None}, TypeError),
+    ("batch_norm_backward True 2", {"training": None}, TypeError),
+    ("layer_norm_backward", {"bias": "no"}, TypeError),
     ("softmax_cross_entropy mean index ", {"axis": 2}, ValueError),
     ("softmax_cross_entropy mean index ", {"reduction": "average"}, ValueError),
     ("softmax_cross_entropy mean index ", {"reduction": 1}, TypeError),

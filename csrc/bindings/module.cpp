@@ -60,4 +60,6 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   bind_linear(m);
   bind_storage(m);
   bind_linear_cross_entropy(m);
+  bind_norms(m);
+  bind_dropout(m);
 }

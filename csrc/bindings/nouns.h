@@ -17,5 +17,7 @@ void bind_probe(pybind11::module_& m);
 void bind_linear(pybind11::module_& m);
 void bind_storage(pybind11::module_& m);
 void bind_linear_cross_entropy(pybind11::module_& m);
+void bind_norms(pybind11::module_& m);
+void bind_dropout(pybind11::module_& m);
 
 }  // namespace innerloop

@@ -12,7 +12,7 @@ class Flat {
  public:
   Flat() = default;
   explicit Flat(const TensorView& view)
-      : walk(plan_walk<1>({&view}, 0, false)), item((ptrdiff_t)dtype_size(view.dtype)) {
+      : walk(plan_walk<1>({&view}, 0, Order::c)), item((ptrdiff_t)dtype_size(view.dtype)) {
     in_place = walk.ndim == 1 && walk.stride[0][0] == item;
   }
 

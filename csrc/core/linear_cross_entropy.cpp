@@ -183,8 +183,8 @@ class Work {
     losses_view.data = losses;
     losses_view.strides[0] = (ptrdiff_t)dtype_size(dtype);
     if (rows_plan.probabilities) probabilities = rows_between(call, *a.target.target, row_axes, first + at, n);
-    const CrossEntropyWork work = cross_entropy_work(rows_plan, at, z, 1, rows_plan.probabilities ? &probabilities : nullptr,
-                                                     losses_view, a.dx ? &z : nullptr);
+    const CrossEntropyWork work = cross_entropy_work(
+        rows_plan, at, z, 1, rows_plan.probabilities ? &probabilities : nullptr, losses_view, a.dx ? &z : nullptr);
     run_rows(call, work.rows, [&](void* scratch, int64_t begin, int64_t end) {
       run_cross_entropy(rows_plan, work, scratch, begin, end);
     });

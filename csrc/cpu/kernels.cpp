@@ -24,6 +24,9 @@ const Kernels kernels = {INNERLOOP_NAME(INNERLOOP_ISA),
                          &elementwise_losses,
                          &nll_loss,
                          &optimizers,
+                         &row_norms,
+                         &batch_norm,
+                         &random,
                          &probes};
 
 }  // namespace innerloop::INNERLOOP_ISA

@@ -15,6 +15,9 @@ extern const Span<SoftmaxFunction> softmaxes;
 extern const ByDtype<CrossEntropyKernel> softmax_cross_entropy;
 extern const Span<ElementwiseLoss> elementwise_losses;
 extern const ByDtype<NllKernels> nll_loss;
+extern const Span<RowNormFunction> row_norms;
+extern const ByDtype<BatchNormKernels> batch_norm;
+extern const Random random;
 extern const Probes probes;
 extern const ByDtype<LinearKernels> linear;
 

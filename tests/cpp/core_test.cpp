@@ -8,8 +8,10 @@
 
 #include "core/activations.h"
 #include "core/dispatch.h"
+#include "core/dropout.h"
 #include "core/gated.h"
 #include "core/linear.h"
+#include "core/norms.h"
 #include "core/optimizers.h"
 #include "core/pool.h"
 #include "core/prelu.h"
@@ -201,6 +203,58 @@ void test_optimizers(Dtype dtype) {
   }
 }
 
+void test_dropout(Dtype dtype) {
+  Tensor x(dtype, {7, 9001}), y(dtype, {7, 9001});
+  x.fill(10);
+  dropout({123456789012345, 6789, 0.3}, x.view, y.view);
+  record("dropout", dtype, y);
+}
+
+void test_norms(Dtype dtype) {
+  for (int64_t length : {3, 77, 5003}) {
+    const int64_t rows = 301;
+    Tensor x(dtype, {rows, length}), y(dtype, {rows, length}), dy(dtype, {rows, length}), dx(dtype, {rows, length});
+    Tensor w(dtype, {length}), b(dtype, {length}), dw(dtype, {length}), db(dtype, {length});
+    x.fill(11);
+    dy.fill(12);
+    w.fill(13);
+    b.fill(14);
+    for (const RowNormFunction& norm : *kernels().row_norms) {
+      Tensor saved(dtype, norm.has_mean ? Shape{2, rows} : Shape{rows});
+      const std::string what = norm.name + (" " + std::to_string(length));
+      row_norm_forward(norm, x.view, &w.view, &b.view, 1e-5, y.view, &saved.view);
+      record(what, dtype, y);
+      row_norm_backward(norm, dy.view, x.view, saved.view, &w.view, dx.view, &dw.view, &db.view);
+      record(what + " dx", dtype, dx);
+      record(what + " dweight", dtype, dw);
+      record(what + " dbias", dtype, db);
+    }
+  }
+  for (const Shape& shape : {Shape{301, 77}, Shape{41, 7, 3}, Shape{41, 7, 5, 29}}) {
+    const int64_t channels = shape[1];
+    Tensor x(dtype, shape), y(dtype, shape), dy(dtype, shape), dx(dtype, shape), saved(dtype, {2, channels});
+    Tensor w(dtype, {channels}), b(dtype, {channels}), dw(dtype, {channels}), db(dtype, {channels});
+    Tensor mean(dtype, {channels}), var(dtype, {channels});
+    x.fill(15);
+    dy.fill(16);
+    w.fill(17);
+    b.fill(18);
+    mean.fill(19);
+    var.fill(20);
+    for (bool training : {true, false}) {
+      const std::string what = "batch_norm " + shape_text(shape) + (training ? " training" : "");
+      batch_norm_forward({training, 0.1, 5}, x.view, &mean.view, &var.view, &w.view, &b.view, y.view, &saved.view);
+      record(what, dtype, y);
+      record(what + " running_mean", dtype, mean);
+      record(what + " running_var", dtype, var);
+      batch_norm_backward(training, dy.view, x.view, saved.view, &w.view, dx.view, &dw.view, &db.view);
+      record(what + " dx", dtype, dx);
+      record(what + " dweight", dtype, dw);
+      record(what + " dbias", dtype, db);
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -218,6 +272,8 @@ int main() {
         test_linear(dtype);
         test_softmax_and_losses(dtype);
         test_optimizers(dtype);
+        test_dropout(dtype);
+        test_norms(dtype);
       }
     }
   }

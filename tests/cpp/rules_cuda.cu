@@ -3,9 +3,12 @@
 #define INNERLOOP_ISA cuda
 #include "rules/activations.h"
 #include "rules/gated.h"
+#include "rules/dropout.h"
 #include "rules/losses.h"
+#include "rules/norms.h"
 #include "rules/optimizers.h"
 #include "rules/prelu.h"
+#include "rules/philox.h"
 #include "rules/softmax.h"
 #include "rules/softmax_cross_entropy.h"
 #include "simd/scalar.h"
@@ -51,6 +54,26 @@ __global__ void softmax(const T* x, T* y) {
   using V = Vec<T, 1>;
   y[0] = Softmax::backward(V(x[0]), Softmax::forward(V(x[1]), V(x[2])), V(x[3])).v;
   y[1] = LogSoftmax::backward(V(x[0]), LogSoftmax::forward(V(x[1]), V(x[2]), V(x[3])), V(x[4])).v;
+}
+
+template <class T>
+__global__ void drop(Dropout rule, Philox philox, const T* x, T* y, int n) {
+  const int i = (int)(blockIdx.x * blockDim.x + threadIdx.x);
+  if (i >= n) return;
+  Vec<uint64_t, 1> word[1][4];
+  philox.blocks((uint64_t)i / 4, Vec<uint64_t, 1>(0), word);
+  y[i] = rule.forward(Vec<T, 1>(x[i]), typename Vec<T, 1>::bits_type((uint32_t)word[0][i % 4].v)).v;
+}
+
+template <class Rule, class T>
+__global__ void norm(const T* x, T* y) {
+  using V = Vec<T, 1>;
+  const V variance = Rule::variance(V(x[0]), V(x[1]), V(x[2]));
+  y[0] = Rule::backward(V(x[3]), V(x[4]), V(x[5]), V(x[6])).v + reciprocal_deviation(variance, V(x[7])).v;
+  const auto f = BatchNorm::forward(x[0], x[1], x[2], x[3], x[4]);
+  const auto b = BatchNorm::backward(x[0], x[1], x[2], x[3], x[4]);
+  y[1] = T(f.scale + f.shift + b.scale + b.slope + b.shift + BatchNorm::running(x[0], x[1], x[2]) +
+           BatchNorm::dweight(x[0], x[1]));
 }
 
 template <class Step, int states, class T>
@@ -107,6 +130,12 @@ void compile_all(float* f, double* d, int n) {
   cross_entropy<<<1, 1>>>(CrossEntropy{1, 0}, d, d);
   softmax<<<1, 1>>>(f, f);
   softmax<<<1, 1>>>(d, d);
+  drop<<<1, 1>>>(Dropout(0.5), Philox{1, 2}, f, f, n);
+  drop<<<1, 1>>>(Dropout(0.5), Philox{1, 2}, d, d, n);
+  norm<LayerNorm><<<1, 1>>>(f, f);
+  norm<LayerNorm><<<1, 1>>>(d, d);
+  norm<RmsNorm><<<1, 1>>>(f, f);
+  norm<RmsNorm><<<1, 1>>>(d, d);
 }
 
 }  // namespace innerloop::cuda
