@@ -42,8 +42,8 @@ bool merge_axes(const TensorView& t, int first, TensorView& merged) {
 class Batch {
  public:
   Batch(const TensorView& x)
-      : dtype(x.dtype),
-        item((ptrdiff_t)dtype_size(x.dtype)),
+      : dtype(compute_dtype(x.dtype)),
+        item((ptrdiff_t)dtype_size(dtype)),
         kernel(typed(x.dtype)),
         samples(x.shape[0]),
         channels(x.shape[1]) {
@@ -59,10 +59,15 @@ class Batch {
     parts.last_count = by_rows ? length : samples - (parts.outer - 1) * unit;
   }
 
-  // The view with its merged axes. A view whose axes do not merge, such as x[:, :, ::2, ::2], is copied.
+  // The view with its merged axes. A view whose axes do not merge, such as x[:, :, ::2, ::2], and one of half precision
+  // is copied.
   TensorView flat(const TensorView& t, bool read) {
     TensorView merged;
     const int first = by_rows ? 2 : 1;
+    if (is_half(t.dtype)) {
+      merge_axes(read ? widened(call, t) : widened_output(call, t), first, merged);
+      return merged;
+    }
     if (merge_axes(t, first, merged)) return merged;
     const TensorView copy = contiguous_view(take_items(call, t.size(), dtype), dtype, t);
     if (read) activation_forward(find_activation("identity"), nullptr, t, copy);
@@ -70,8 +75,9 @@ class Batch {
     return merged;
   }
   // Back into a view that `flat` could not merge.
-  static void unflatten(const TensorView& flat, const TensorView& t) {
+  void unflatten(const TensorView& flat, const TensorView& t) {
     if (flat.data == t.data) return;
+    if (is_half(t.dtype)) return narrow_into(call, flat, t);
     activation_forward(find_activation("identity"), nullptr, contiguous_view(flat.data, t.dtype, t), t);
   }
 
@@ -267,7 +273,7 @@ void batch_norm_forward(const BatchNormOptions& options, const TensorView& x, co
   const int64_t n = batch.channels;
   const bool empty = x.size() == 0;
   if (empty && options.training) {  // as in PyTorch, the running statistics stay
-    if (saved) fill_items(saved->data, batch.item, saved->size(), x.dtype, NAN);
+    if (saved) fill_items(saved->data, batch.item, saved->size(), batch.dtype, NAN);
     return;
   }
 
@@ -277,8 +283,8 @@ void batch_norm_forward(const BatchNormOptions& options, const TensorView& x, co
   channels.count = batch.samples * batch.length;
   channels.eps = options.eps;
   channels.momentum = options.momentum;
-  channels.weight = contiguous_items(batch.call, weight, n, x.dtype, 1);
-  channels.bias = contiguous_items(batch.call, bias, n, x.dtype, 0);
+  channels.weight = contiguous_items(batch.call, weight, n, batch.dtype, 1);
+  channels.bias = contiguous_items(batch.call, bias, n, batch.dtype, 0);
   channels.sum_0 = batch.call.array<double>(n);
   channels.sum_1 = batch.call.array<double>(n);
   channels.mean = saved ? saved->data : batch.of_channels();
@@ -304,7 +310,7 @@ void batch_norm_forward(const BatchNormOptions& options, const TensorView& x, co
   if (options.training) {
     batch.each_channel(1, [&](int64_t begin, int64_t end) { kernel.update_running(channels, begin, end); });
   }
-  Batch::unflatten(fy, y);
+  batch.unflatten(fy, y);
 }
 
 void batch_norm_backward(bool training, const TensorView& dy, const TensorView& x, const TensorView& saved,
@@ -324,21 +330,23 @@ void batch_norm_backward(bool training, const TensorView& dy, const TensorView& 
   Channels channels = {};
   channels.training = training;
   channels.count = batch.samples * batch.length;
-  channels.weight = contiguous_items(batch.call, weight, n, x.dtype, 1);
+  channels.weight = contiguous_items(batch.call, weight, n, batch.dtype, 1);
   channels.sum_0 = batch.call.array<double>(n);
   channels.sum_1 = batch.call.array<double>(n);
-  channels.mean = contiguous_items(batch.call, &mean, n, x.dtype, 0);
-  channels.rstd = contiguous_items(batch.call, &rstd, n, x.dtype, 0);
+  channels.mean = contiguous_items(batch.call, &mean, n, batch.dtype, 0);
+  channels.rstd = contiguous_items(batch.call, &rstd, n, batch.dtype, 0);
   channels.scale = batch.of_channels();
   channels.slope = batch.of_channels();
   channels.shift = batch.of_channels();
+  const TensorView wide_dweight = dweight ? widened_output(batch.call, *dweight) : dx;
+  const TensorView wide_dbias = dbias ? widened_output(batch.call, *dbias) : dx;
   if (dweight) {
-    channels.dweight = dweight->data;
-    channels.dweight_stride = dweight->strides[0];
+    channels.dweight = wide_dweight.data;
+    channels.dweight_stride = wide_dweight.strides[0];
   }
   if (dbias) {
-    channels.dbias = dbias->data;
-    channels.dbias_stride = dbias->strides[0];
+    channels.dbias = wide_dbias.data;
+    channels.dbias_stride = wide_dbias.strides[0];
   }
 
   const TensorView fdy = batch.flat(dy, true), fx = batch.flat(x, true), fdx = batch.flat(dx, false);
@@ -348,7 +356,9 @@ void batch_norm_backward(bool training, const TensorView& dy, const TensorView& 
     backward_by_columns(batch, channels, fdy, fx, fdx);
   }
   batch.each_channel(1, [&](int64_t begin, int64_t end) { kernel.write_gradients(channels, begin, end); });
-  Batch::unflatten(fdx, dx);
+  if (dweight) narrow_into(batch.call, wide_dweight, *dweight);
+  if (dbias) narrow_into(batch.call, wide_dbias, *dbias);
+  batch.unflatten(fdx, dx);
 }
 
 }  // namespace innerloop

@@ -1,9 +1,7 @@
 #include "core/gated.h"
 
-#include "core/call.h"
-#include "core/dispatch.h"
 #include "core/errors.h"
-#include "core/walk.h"
+#include "core/half.h"
 
 namespace innerloop {
 namespace {
@@ -42,16 +40,19 @@ Shape check_gated(const TensorView& x, int axis) {
 
 void gated_forward(const GatedPair& pair, const TensorView& x, int axis, const TensorView& y) {
   const Halves halves(pair, x, axis);
-  const auto walk = plan_walk<3>({&halves.gate, &halves.value, &y}, stream_bytes());
   const auto loop = typed(pair, x.dtype).forward;
-  Call().split(y.size(), kGrain, [&](int64_t begin, int64_t end) { loop(walk, begin, end); });
+  Call call;
+  run_elementwise<3>(call, {&halves.gate, &halves.value, &y}, kGrain,
+                     [&](const Walk<3>& walk, int64_t begin, int64_t end, int64_t) { loop(walk, begin, end); });
 }
 
 void gated_backward(const GatedPair& pair, const TensorView& dy, const TensorView& x, int axis, const TensorView& dx) {
   const Halves halves(pair, x, axis), gradients(pair, dx, axis);
-  const auto walk = plan_walk<5>({&dy, &halves.gate, &halves.value, &gradients.gate, &gradients.value}, 0);
   const auto loop = typed(pair, x.dtype).backward;
-  Call().split(dy.size(), kGrain, [&](int64_t begin, int64_t end) { loop(walk, begin, end); });
+  Call call;
+  run_elementwise<5, 2>(
+      call, {&dy, &halves.gate, &halves.value, &gradients.gate, &gradients.value}, kGrain,
+      [&](const Walk<5>& walk, int64_t begin, int64_t end, int64_t) { loop(walk, begin, end); }, 0);
 }
 
 }  // namespace innerloop

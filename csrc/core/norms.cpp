@@ -1,6 +1,5 @@
 #include "core/norms.h"
 
-#include "core/dispatch.h"
 #include "core/errors.h"
 #include "core/norms_memory.h"
 
@@ -42,22 +41,27 @@ void row_norm_forward(const RowNormFunction& norm, const TensorView& x, const Te
                       const TensorView* bias, double eps, const TensorView& y, const TensorView* saved) {
   const int axis = x.ndim - 1;
   const int64_t rows = row_count(x), length = x.shape[axis];
-  const ptrdiff_t item = (ptrdiff_t)dtype_size(x.dtype);
+  const Dtype dtype = compute_dtype(x.dtype);
+  const ptrdiff_t item = (ptrdiff_t)dtype_size(dtype);
   if (y.size() == 0) {
-    if (saved) fill_items(saved->data, item, saved->size(), x.dtype, NAN);  // of no elements
+    if (saved) fill_items(saved->data, item, saved->size(), dtype, NAN);  // of no elements
     return;
   }
   Call call;
-  char* kept = saved ? saved->data : take_items(call, checked_product(norm.has_mean ? 2 : 1, rows), x.dtype);
-  const auto [mean, rstd] = statistics_of(norm, kept, rows * item, item, without_axis(x, axis), x.dtype);
-  RowNorm work;
-  // Without a mean, what the kernel says of it goes where 1 / deviation follows.
-  work.rows = plan_rows<4>({{&x, true}, {&mean, false}, {&rstd, false}, {&y, true}}, axis, length);
-  work.weight = contiguous_items(call, weight, length, x.dtype, 1);
-  work.bias = contiguous_items(call, bias, length, x.dtype, 0);
-  work.eps = eps;
+  char* kept = saved ? saved->data : take_items(call, checked_product(norm.has_mean ? 2 : 1, rows), dtype);
+  const auto [mean, rstd] = statistics_of(norm, kept, rows * item, item, without_axis(x, axis), dtype);
+  RowNorm base;
+  base.weight = contiguous_items(call, weight, length, dtype, 1);
+  base.bias = contiguous_items(call, bias, length, dtype, 0);
+  base.eps = eps;
   const auto loop = typed(norm, x.dtype).forward;
-  run_rows(call, work.rows, [&](void* scratch, int64_t begin, int64_t end) { loop(work, scratch, begin, end); });
+  // Without a mean, what the kernel says of it goes where 1 / deviation follows.
+  run_over_rows<4>(call, {{&x, true}, {&mean, false}, {&rstd, false}, {&y, true}}, axis, length,
+                   [&](const Rows<4>& rows, void* scratch, int64_t begin, int64_t end, int64_t) {
+                     RowNorm work = base;
+                     work.rows = rows;
+                     loop(work, scratch, begin, end);
+                   });
 }
 
 void row_norm_backward(const RowNormFunction& norm, const TensorView& dy, const TensorView& x, const TensorView& saved,
@@ -72,35 +76,51 @@ void row_norm_backward(const RowNormFunction& norm, const TensorView& dy, const 
     return;
   }
   Call call;
-  const auto [mean, rstd] =
-      statistics_of(norm, saved.data, saved.strides[0], saved.strides[saved.ndim - 1], without_axis(x, axis), x.dtype);
-  RowNormBackward work;
-  work.rows =
-      plan_rows<5>({{&dy, true}, {&x, true}, {&mean, false}, {&rstd, false}, {&dx, true}}, axis, length, Order::c);
-  work.weight = contiguous_items(call, weight, length, x.dtype, 1);
-  const RowNormKernels& kernel = typed(norm, x.dtype);
-  if (dweight == nullptr && dbias == nullptr) {
-    return run_rows(call, work.rows, [&](void* scratch, int64_t begin, int64_t end) {
-      kernel.backward(work, scratch, begin, end, nullptr, nullptr);
-    });
+  const Dtype dtype = compute_dtype(x.dtype);
+  const ptrdiff_t item = (ptrdiff_t)dtype_size(dtype);
+  char* data = saved.data;
+  ptrdiff_t row = saved.strides[0], step = saved.strides[saved.ndim - 1];
+  if (is_half(x.dtype)) {  // what stands beside it must be contiguous
+    const Walk<1> walk = walk_rows(saved, saved.ndim - 1);
+    data = take_items(call, saved.size(), dtype);
+    storage_of(dtype).widen(walk, 0, saved.size(), reinterpret_cast<float*>(data));
+    row = rows * item;
+    step = item;
   }
-  const int64_t unit = rows_of_block(rows, length), blocks = (rows + unit - 1) / unit;
-  const ptrdiff_t pitch = (ptrdiff_t)length * (ptrdiff_t)dtype_size(x.dtype);
-  char* dweights = take_items(call, checked_product(blocks, length), x.dtype);
-  char* dbiases = take_items(call, checked_product(blocks, length), x.dtype);
-  run_rows(
-      call, work.rows,
-      [&](void* scratch, int64_t begin, int64_t end) {
+  const auto [mean, rstd] = statistics_of(norm, data, row, step, without_axis(x, axis), dtype);
+  const RowOperand operands[] = {{&dy, true}, {&x, true}, {&mean, false}, {&rstd, false}, {&dx, true}};
+  const char* weights = contiguous_items(call, weight, length, dtype, 1);
+  const RowNormKernels& kernel = typed(norm, x.dtype);
+  const bool sums = dweight != nullptr || dbias != nullptr;
+  const int64_t unit = sums ? rows_of_block(rows, length) : 1, blocks = (rows + unit - 1) / unit;
+  const ptrdiff_t pitch = (ptrdiff_t)length * item;
+  char *dweights = nullptr, *dbiases = nullptr;
+  if (sums) {
+    dweights = take_items(call, checked_product(blocks, length), dtype);
+    dbiases = take_items(call, checked_product(blocks, length), dtype);
+  }
+  const TensorView wide_dweight = dweight ? widened_output(call, *dweight) : dx;
+  const TensorView wide_dbias = dbias ? widened_output(call, *dbias) : dx;
+  run_over_rows<5>(
+      call, operands, axis, length,
+      [&](const Rows<5>& planned, void* scratch, int64_t begin, int64_t end, int64_t first) {
+        RowNormBackward work;
+        work.rows = planned;
+        work.weight = weights;
+        if (!sums) return kernel.backward(work, scratch, begin, end, nullptr, nullptr);
         for (int64_t at = begin; at < end; at += unit) {
-          const ptrdiff_t place = (ptrdiff_t)(at / unit) * pitch;
+          const ptrdiff_t place = (ptrdiff_t)((first + at) / unit) * pitch;
           kernel.backward(work, scratch, at, at + unit < end ? at + unit : end, dweights + place, dbiases + place);
         }
       },
-      unit);
+      unit, Order::c);
+  if (!sums) return;
   call.split(length, kGrain / blocks, [&](int64_t begin, int64_t end) {
-    if (dweight) kernel.add_blocks(dweights, blocks, length, dweight->data, dweight->strides[0], begin, end);
-    if (dbias) kernel.add_blocks(dbiases, blocks, length, dbias->data, dbias->strides[0], begin, end);
+    if (dweight) kernel.add_blocks(dweights, blocks, length, wide_dweight.data, wide_dweight.strides[0], begin, end);
+    if (dbias) kernel.add_blocks(dbiases, blocks, length, wide_dbias.data, wide_dbias.strides[0], begin, end);
   });
+  if (dweight) narrow_into(call, wide_dweight, *dweight);
+  if (dbias) narrow_into(call, wide_dbias, *dbias);
 }
 
 }  // namespace innerloop

@@ -4,8 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "core/call.h"
-#include "core/rows.h"
+#include "core/half.h"
 
 namespace innerloop {
 
@@ -24,12 +23,14 @@ inline void fill_items(char* to, ptrdiff_t stride, int64_t n, Dtype dtype, doubl
   for (int64_t i = 0; i < n; i++) memcpy(to + i * stride, from, dtype_size(dtype));
 }
 
-// A vector as the kernels take it, contiguous; `otherwise` throughout if it is null.
+// A vector as the kernels take it, contiguous and of a dtype that is computed in; `otherwise` throughout if it is null.
 inline char* contiguous_items(Call& call, const TensorView* vector, int64_t n, Dtype dtype, double otherwise) {
   const ptrdiff_t item = (ptrdiff_t)dtype_size(dtype);
   char* items = take_items(call, n, dtype);
   if (vector == nullptr) {
     fill_items(items, item, n, dtype, otherwise);
+  } else if (is_half(vector->dtype)) {
+    storage_of(vector->dtype).widen(walk_rows(*vector, 0), 0, n, reinterpret_cast<float*>(items));
   } else {
     for (int64_t i = 0; i < n; i++) {
       memcpy(items + i * item, vector->data + i * vector->strides[0], (size_t)item);

@@ -3,8 +3,7 @@
 #include <string.h>
 
 #include "core/checks.h"
-#include "core/dispatch.h"
-#include "core/rows.h"
+#include "core/half.h"
 
 namespace innerloop {
 namespace {
@@ -92,22 +91,28 @@ void check_slopes(const TensorView& weight, const TensorView& x) {
 
 void prelu_forward(const TensorView& x, const TensorView& weight, const TensorView& y) {
   const TensorView slopes = slopes_of(weight, x);
-  const auto walk = plan_walk<3>({&x, &slopes, &y}, 0);
   const auto loop = typed(x.dtype).forward;
-  Call().split(y.size(), kGrain, [&](int64_t begin, int64_t end) { loop(walk, begin, end); });
+  Call call;
+  run_elementwise<3>(
+      call, {&x, &slopes, &y}, kGrain,
+      [&](const Walk<3>& walk, int64_t begin, int64_t end, int64_t) { loop(walk, begin, end); }, 0);
 }
 
 void prelu_backward(const TensorView& dy, const TensorView& x, const TensorView& weight, const TensorView& dx,
                     const TensorView& dweight) {
+  Call call;
   if (x.dtype == Dtype::f64) {  // first, as dx may be dy or x
     slope_gradient<double>(dy, x, dweight);
   } else {
-    slope_gradient<float>(dy, x, dweight);
+    const TensorView wide = widened_output(call, dweight);
+    slope_gradient<float>(widened(call, dy), widened(call, x), wide);
+    narrow_into(call, wide, dweight);
   }
   const TensorView slopes = slopes_of(weight, x);
-  const auto walk = plan_walk<4>({&dy, &x, &slopes, &dx}, 0);
   const auto loop = typed(x.dtype).backward;
-  Call().split(dx.size(), kGrain, [&](int64_t begin, int64_t end) { loop(walk, begin, end); });
+  run_elementwise<4>(
+      call, {&dy, &x, &slopes, &dx}, kGrain,
+      [&](const Walk<4>& walk, int64_t begin, int64_t end, int64_t) { loop(walk, begin, end); }, 0);
 }
 
 }  // namespace innerloop
