@@ -14,7 +14,7 @@ import pytest
 
 import innerloop as il
 from innerloop import _core
-from innerloop.reference import OPTIMIZERS
+from innerloop.reference import OPTIMIZERS, gradients
 
 NAMES = [name for name, _, _ in _core.optimizers()]
 DTYPES = [np.float32, np.float64]
@@ -28,7 +28,12 @@ VALUES = {  # for hyperparameters of these names; an optimizer may have others
     "alpha": 0.5,
     "eps": 1e-3,
     "betas": (0.5, 0.7),
+    "rho": 0.5,
+    "lr_decay": 0.1,
+    "momentum_decay": 0.1,
+    "initial_accumulator_value": 0.5,
 }
+COMMON = {"maximize": True, "l1": 0.05, "max_norm": 0.5, "grad_scale": 8.0}  # which all have
 
 
 def options_of(name):
@@ -37,18 +42,20 @@ def options_of(name):
     values = {
         h: (not d if isinstance(d, bool) else VALUES[h])
         for h, d in entry.hyperparameters.items()
-        if isinstance(d, bool) or h in VALUES
+        if h not in COMMON and (isinstance(d, bool) or h in VALUES)
     }
-    chosen = [{}]
+    chosen: list[dict] = [{}]
     for size in (1, 2, len(values)):
         for names in itertools.combinations(values, size):
             chosen.append({h: values[h] for h in names})
             chosen.append({h: values[h] for h in names if h != "dampening"})
             chosen.append({h: values[h] for h in names if h != "nesterov"})
-    accepted = []
+    chosen += [COMMON, *({h: v} for h, v in COMMON.items()), values | COMMON]
+    accepted: list[dict] = []
     for options in chosen:
+        numbers = {h: v for h, v in options.items() if h not in ("max_norm", "grad_scale")}
         try:
-            _core.optimizer_check(name, options, None)
+            _core.optimizer_check(name, numbers, None)
         except ValueError:
             continue
         if options not in accepted:
@@ -82,7 +89,11 @@ class Problem:
         self.options = options
         self.states = self.entry.needed_states(**options)
         self.params = [random(n, dtype, seed + i) for i, n in enumerate(sizes)]
-        self.state = {s: [np.zeros(n, dtype) for n in sizes] for s in self.states}
+        values = self.entry.hyperparameters | options
+        starts = {
+            s: values[self.entry.starts.get(s)] for s in self.states if s in self.entry.starts
+        }
+        self.state = {s: [np.full(n, starts.get(s, 0), dtype) for n in sizes] for s in self.states}
         self.dtype = dtype
 
     def grads(self, step):
@@ -106,9 +117,11 @@ class Problem:
 
     def reference(self, steps=3):
         for step in range(1, steps + 1):
-            for i, (param, grad) in enumerate(zip(self.params, self.grads(step), strict=True)):
+            grads = self.grads(step)
+            norm = gradients.grad_norm(grads) / self.options.get("grad_scale", 1.0)
+            for i, (param, grad) in enumerate(zip(self.params, grads, strict=True)):
                 states = {s: self.state[s][i] for s in self.states}
-                self.entry.function(param, grad, **states, step=step, **self.options)
+                self.entry.function(param, grad, **states, step=step, norm=norm, **self.options)
         return self.arrays()
 
 

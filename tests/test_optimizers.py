@@ -28,7 +28,10 @@ def _restore():
 
 @pytest.fixture
 def torch():
-    return pytest.importorskip("torch")
+    torch = pytest.importorskip("torch")
+    torch.set_default_dtype(torch.float64)  # in which it keeps NAdam's product of momenta
+    yield torch
+    torch.set_default_dtype(torch.float32)
 
 
 # --- the list, the reference and the public names -------------------------------------------------
@@ -48,7 +51,7 @@ def test_list_is_the_references():
         assert all(
             isinstance(defaults[h], bool) == isinstance(d, bool) for h, d in expanded.items()
         )
-        assert states == {s: entry.needs.get(s) for s in entry.states}
+        assert states == {s: (entry.needs.get(s), entry.starts.get(s)) for s in entry.states}
         assert tuple(states) == entry.states
 
 
@@ -112,14 +115,21 @@ def test_is_torchs(torch, name, options, dtype):
         pytest.skip("torch has no such optimizer")
     problem = Problem(name, options, dtype, [7, (5, 3)])
     tensors = [torch.tensor(p, requires_grad=True) for p in problem.params]
-    optimizer = theirs(tensors, **options)
+    ours = {h: options[h] for h in ("l1", "max_norm", "grad_scale") if h in options}
+    optimizer = theirs(tensors, **{h: v for h, v in options.items() if h not in ours})
     for step in range(1, 6):
         for t, g in zip(tensors, problem.grads(step), strict=True):
-            t.grad = torch.tensor(g)
+            t.grad = torch.tensor(g) / ours.get("grad_scale", 1.0)
+        if "max_norm" in ours:
+            torch.nn.utils.clip_grad_norm_(tensors, ours["max_norm"])
+        for t in tensors:
+            sign = -1 if options.get("maximize") else 1
+            t.grad += sign * ours.get("l1", 0.0) * torch.sign(t.detach())
         optimizer.step()
     got = problem.native(5, place=np.copy)
     expected = [t.detach().numpy() for t in tensors]
-    expected += [optimizer.state[t][s].numpy() for s in problem.states for t in tensors]
+    named = {s: problem.entry.torch_names.get(s, s) for s in problem.states}
+    expected += [optimizer.state[t][named[s]].numpy() for s in problem.states for t in tensors]
     for a, b in zip(got, expected, strict=True):
         tolerance = 2e-5 if dtype == np.float32 else 1e-11
         np.testing.assert_allclose(a, b, tolerance, tolerance)

@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include <algorithm>
-#include <tuple>
 
 #include "core/call.h"
 #include "core/checks.h"
@@ -15,17 +14,13 @@ namespace {
 constexpr int64_t kPiece = 65536;  // elements of a task: some 10 us of memory traffic, and few enough to stay even
 constexpr int64_t kGrain = 16384;  // elements that one thread does in about 10 us: below two, the caller does them
 
-// The same C-contiguous layout in every operand: by far the most common case, told without planning a walk.
-bool is_contiguous(const TensorView& t) {
-  ptrdiff_t expected = (ptrdiff_t)dtype_size(t.dtype);
-  for (int d = t.ndim - 1; d >= 0; d--) {
-    if (t.shape[d] != 1 && t.strides[d] != expected) return false;
-    expected *= t.shape[d];
-  }
-  return true;
-}
-
 }  // namespace
+
+const Parameter common_parameters[kCommonParameters] = {
+    {"maximize", 0, 0, 1, false, true},
+    {"l1", 0, 0, 3.4028234663852886e38},
+    {"grad_scale", 1, 1.1754943508222875e-38, 3.4028234663852886e38},  // its inverse is a float32 too
+};
 
 unsigned used_states(const Optimizer& optimizer, const double* parameters) {
   unsigned used = 0;
@@ -50,19 +45,29 @@ void check_together(const Optimizer& optimizer, const double* parameters) {
   throw ValueError(text);
 }
 
-OptimizerStep::OptimizerStep(const Optimizer& optimizer, const double* parameters, double step, size_t arrays)
-    : optimizer(optimizer), mask(used_states(optimizer, parameters)) {
-  optimizer.f32.prepare(parameters, step, f32);
-  optimizer.f64.prepare(parameters, step, f64);
+OptimizerStep::OptimizerStep(const Optimizer& optimizer, const StepOptions& options, size_t arrays)
+    : optimizer(optimizer), options(options), norm(options.clip ? arrays : 0) {
   jobs.reserve(arrays);
-  for (int op = 0; op < 2 + optimizer.state_count; op++) extents[op].reserve(arrays);
+  extents.reserve(2 + optimizer.state_count, arrays);
+}
+
+unsigned OptimizerStep::begin_group(const double* parameters, bool maximize, double l1, double step) {
+  Group group;
+  group.used = used_states(optimizer, parameters);
+  group.maximize = maximize;
+  group.l1 = l1;
+  optimizer.f32.prepare(parameters, step, group.f32);
+  optimizer.f64.prepare(parameters, step, group.f64);
+  groups.push_back(group);
+  return group.used;
 }
 
 void OptimizerStep::add(const TensorView* views, unsigned given) {
   const TensorView& param = views[0];
   const int operands = 2 + optimizer.state_count;
+  const unsigned used = groups.back().used;
   auto is_given = [&](int op) { return op < 2 || (given >> (op - 2) & 1); };
-  auto is_used = [&](int op) { return op < 2 || (op < operands && (mask >> (op - 2) & 1)); };
+  auto is_used = [&](int op) { return op < 2 || (op < operands && (used >> (op - 2) & 1)); };
 
   check_floating(param);
   for (int op = 0; op < operands; op++) {
@@ -75,7 +80,8 @@ void OptimizerStep::add(const TensorView* views, unsigned given) {
   Job job;
   job.size = param.size();
   job.kernels = param.dtype == Dtype::f64 ? &optimizer.f64 : &optimizer.f32;
-  job.scalars = param.dtype == Dtype::f64 ? &f64 : &f32;
+  job.group = (uint32_t)groups.size() - 1;
+  job.wide = param.dtype == Dtype::f64;
   job.walk = -1;
   bool flat = true;
   for (int op = 0; op < kMaxOperands; op++) {
@@ -97,47 +103,32 @@ void OptimizerStep::add(const TensorView* views, unsigned given) {
     }
   }
   for (int op = 0; op < operands; op++) {
-    if (!is_used(op)) continue;
-    Extent e;
-    memory_extent(views[op], e.low, e.high);
-    e.array = (uint32_t)jobs.size();
-    e.operand = (uint8_t)op;
-    extents[op].push_back(e);
+    if (is_used(op)) extents.add(views[op], jobs.size(), op, op != 1);
   }
+  if (options.clip) norm.add(views[1]);
   jobs.push_back(job);
 }
 
-void OptimizerStep::check_overlap(const std::function<void(size_t, int, size_t, int)>& refuse) const {
-  std::vector<Extent> all;
-  all.reserve(jobs.size() * (size_t)(2 + optimizer.state_count));
-  for (const auto& list : extents) all.insert(all.end(), list.begin(), list.end());
-  auto before = [](const Extent& a, const Extent& b) { return a.low < b.low; };
-  if (!std::is_sorted(all.begin(), all.end(), before)) std::sort(all.begin(), all.end(), before);
-  const char *read_end = nullptr, *write_end = nullptr;  // how far those before reach
-  for (size_t i = 0; i < all.size(); i++) {
-    const Extent& e = all[i];
-    if (e.low < write_end || (e.written() && e.low < read_end)) {
-      for (size_t j = 0; j < i; j++) {
-        if (all[j].high <= e.low || !(e.written() || all[j].written())) continue;
-        const bool in_order = std::tie(all[j].operand, all[j].array) < std::tie(e.operand, e.array);
-        const Extent &first = in_order ? all[j] : e, &second = in_order ? e : all[j];
-        refuse(first.array, first.operand, second.array, second.operand);
-      }
-    }
-    const char*& end = e.written() ? write_end : read_end;
-    end = std::max(end, e.high);
-  }
-}
-
-void OptimizerStep::run() const {
+double OptimizerStep::run() {
   struct Piece {
     const Job* job;
     int64_t begin, end;
   };
   Call call;
+  double factor = 1 / options.grad_scale, found = 0;
+  if (options.clip) {
+    found = norm.norm(call) / options.grad_scale;
+    factor *= clip_coefficient(found, options.max_norm);
+  }
+  for (Group& group : groups) {
+    for (StepScalars* scalars : {&group.f32, &group.f64}) {
+      scalars->factor = group.maximize ? -factor : factor;
+      scalars->l1 = group.l1;
+    }
+  }
   int64_t total = 0;
   for (const Job& job : jobs) total += job.size;
-  if (total == 0) return;
+  if (total == 0) return found;
   // Small arrays share a task, large ones are cut; a few tasks for each thread keep the threads even.
   int64_t share = total / (4 * (int64_t)call.threads);
   share = total < 2 * kGrain ? total : std::min(std::max(share, kGrain), kPiece);
@@ -165,13 +156,16 @@ void OptimizerStep::run() const {
     for (size_t i = tasks[(size_t)task]; i < tasks[(size_t)task + 1]; i++) {
       const Piece& piece = pieces[i];
       const Job& job = *piece.job;
+      const Group& group = groups[job.group];
+      const StepScalars& scalars = job.wide ? group.f64 : group.f32;
       if (job.walk < 0) {
-        job.kernels->flat(*job.scalars, mask, job.operands, piece.begin, piece.end);
+        job.kernels->flat(scalars, group.used, job.operands, piece.begin, piece.end);
       } else {
-        job.kernels->strided(*job.scalars, mask, *walks[(size_t)job.walk], piece.begin, piece.end);
+        job.kernels->strided(scalars, group.used, *walks[(size_t)job.walk], piece.begin, piece.end);
       }
     }
   });
+  return found;
 }
 
 }  // namespace innerloop

@@ -10,8 +10,9 @@
 namespace innerloop {
 
 // The last view is the output. `stream_bytes`: from which output size on to write around the caches (0: never).
+// `c_order`: the axes stay in their order, for what depends on it.
 template <int Operands>
-Walk<Operands> plan_walk(const TensorView* const (&views)[Operands], int64_t stream_bytes) {
+Walk<Operands> plan_walk(const TensorView* const (&views)[Operands], int64_t stream_bytes, bool c_order = false) {
   constexpr int out = Operands - 1;
   const TensorView& y = *views[out];
   int order[kMaxDims], n = 0;
@@ -19,7 +20,7 @@ Walk<Operands> plan_walk(const TensorView* const (&views)[Operands], int64_t str
     if (y.shape[d] != 1) order[n++] = d;
   }
   auto step = [&](int d) { return y.strides[d] < 0 ? -y.strides[d] : y.strides[d]; };
-  std::stable_sort(order, order + n, [&](int a, int b) { return step(a) > step(b); });
+  if (!c_order) std::stable_sort(order, order + n, [&](int a, int b) { return step(a) > step(b); });
 
   Walk<Operands> walk;
   walk.ndim = 0;

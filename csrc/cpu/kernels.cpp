@@ -19,6 +19,7 @@ const Kernels kernels = {INNERLOOP_NAME(INNERLOOP_ISA),
                          &linear,
                          &losses,
                          &optimizers,
+                         &gradients,
                          &probes};
 
 }  // namespace innerloop::INNERLOOP_ISA

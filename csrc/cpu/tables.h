@@ -8,6 +8,7 @@ namespace innerloop::INNERLOOP_ISA {
 extern const Span<Elementary> elementary;
 extern const Span<Activation> activations;
 extern const Span<Optimizer> optimizers;
+extern const ByDtype<GradientKernels> gradients;
 extern const Span<SoftmaxFunction> softmaxes;
 extern const Losses losses;
 extern const Probes probes;

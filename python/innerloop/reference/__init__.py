@@ -9,6 +9,7 @@ are held to.
 """
 
 from . import activations as activations
+from . import gradients as gradients
 from . import losses as losses
 from . import optimizers as optimizers
 from .activations import log_softmax as log_softmax
