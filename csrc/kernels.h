@@ -86,6 +86,7 @@ struct State {
   const char* name;
   const char* needed_by = nullptr;  // the parameter that must not be 0 for the state to be used; null: always used
   const char* starts_as = nullptr;  // the parameter that its elements start as; null: 0
+  bool below_0 = true;              // it may be; else its 8-bit codes need no sign
 };
 
 constexpr int kMaxOperands = 2 + kMaxStates;  // of a step: param, grad and the states
@@ -124,6 +125,36 @@ struct GradientKernels {
   // The sum of (scale x)^2 over at most kNormBlock elements, in double over 16 lanes. `scale` is a power of 2.
   double (*sum_squares)(const Walk<1>& x, double scale, int64_t begin, int64_t end);
   void (*multiply)(const Walk<1>& x, double factor, int64_t begin, int64_t end);  // in place
+};
+
+// Arrays of one storage type to and from contiguous float32. Ranges are of the walk's flattened index; the other side
+// holds end - begin elements.
+struct StorageKernels {
+  void (*widen)(const Walk<1>& from, int64_t begin, int64_t end, float* to);
+  void (*narrow)(const float* from, const Walk<1>& to, int64_t begin, int64_t end);  // to the nearest, ties to even
+};
+
+// Optimizer states in fewer bits, and a float32 in two halves. All arrays are contiguous and start at element 0; begin
+// is a multiple of kRoundingBlock (rules/rounding.h), and the float32 side holds the elements [begin, end) alone.
+struct StateKernels {
+  // Rounded stochastically, with random bits from `key` and the element's place.
+  void (*round_bf16)(const float* from, int64_t begin, int64_t end, uint64_t key, char* to);
+  // One byte an element and a float32 scale a block; `negatives`: the state may be below 0.
+  void (*widen_8bit)(const char* codes, const char* scales, bool negatives, int64_t begin, int64_t end, float* to);
+  void (*round_8bit)(const float* from, bool negatives, int64_t begin, int64_t end, uint64_t key, char* codes,
+                     char* scales);
+};
+
+// A float32 as the bfloat16 nearest to it and the 16 bits that are missing. Ranges are of the walks' flattened index.
+struct SplitKernels {
+  void (*join)(const Walk<1>& upper, const Walk<1>& lower, int64_t begin, int64_t end, float* to);
+  void (*split)(const float* from, const Walk<1>& upper, const Walk<1>& lower, int64_t begin, int64_t end);
+};
+
+struct Storages {
+  StorageKernels f32, bf16, f16;
+  StateKernels states;
+  SplitKernels split;
 };
 
 // exp, log, erf: what the rules are made of, reachable for tests of their accuracy.
@@ -234,6 +265,7 @@ struct Kernels {
   int vector_bytes;
   bool has_fma;
   const Span<Elementary>* elementary;
+  const Storages* storages;
   const Span<Activation>* activations;
   const Span<SoftmaxFunction>* softmaxes;
   const ByDtype<LinearKernels>* linear;

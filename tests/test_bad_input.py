@@ -144,8 +144,8 @@ NOT_ARRAYS: dict[str, Callable[[np.ndarray], Any]] = {
 DTYPES: dict[str, Callable[[np.ndarray], Any]] = {
     dtype: lambda a, dtype=dtype: a.astype(dtype)
     for dtype in (
-        *("float16", "complex64", "object", "bool", "S3", "M8[s]", ">f4", ">f8", "longdouble"),
-        ml_dtypes.bfloat16,
+        *("complex64", "object", "bool", "S3", "M8[s]", ">f2", ">f4", ">f8", "longdouble"),
+        ml_dtypes.float8_e4m3fn,
     )
 }
 SHAPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -203,12 +203,13 @@ def test_wrong_kind(target: str, name: str, fault: str) -> None:
         assert re.search(rf"\b{argument}\b", message) and "got" in message, message
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float16", ml_dtypes.bfloat16], ids=str)
 @pytest.mark.parametrize("name", CALLS)
-def test_other_float_dtype(target: str, name: str) -> None:
+def test_other_float_dtype(target: str, name: str, dtype: str) -> None:
     call = CALLS[name]
     for argument, array in call.arrays.items():
         if array.dtype == np.float32:
-            assert names(call, refuses(call, (TypeError,), **{argument: array.astype("f8")}))
+            assert names(call, refuses(call, (TypeError,), **{argument: array.astype(dtype)}))
 
 
 @pytest.mark.parametrize("fault", SHAPES)

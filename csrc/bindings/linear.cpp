@@ -158,7 +158,7 @@ py::tuple backward(py::handle dy, py::handle x, py::handle w, py::handle saved, 
 std::unique_ptr<PackedWeight> pack(py::handle w) {
   Arguments arguments;
   const Array aw = arguments.in(w, "w");
-  check_floating(aw.view);
+  check_full_precision(aw.view);
   if (aw.view.ndim != 2) throw ValueError("w must have 2 axes, (K, N), got " + describe(aw.view));
   py::gil_scoped_release release;
   return std::make_unique<PackedWeight>(aw.view);

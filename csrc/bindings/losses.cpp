@@ -46,7 +46,7 @@ py::object cross_entropy(py::handle logits, py::handle target, py::handle weight
   Arguments arguments;
   const Array alogits = arguments.in(logits, "logits");
   const TensorView& z = alogits.view;
-  check_floating(z);
+  check_full_precision(z);
   check_ndim(z, 1, "the class axis among them");
   const int64_t given_axis = integer(axis, "axis");
   options.axis = z.ndim == 1 && given_axis == 1 ? 0 : check_axis(given_axis, z);

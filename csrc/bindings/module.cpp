@@ -54,4 +54,5 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   bind_losses(m);
   bind_probe(m);
   bind_linear(m);
+  bind_storage(m);
 }

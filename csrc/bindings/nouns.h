@@ -11,5 +11,6 @@ void bind_softmax(pybind11::module_& m);
 void bind_losses(pybind11::module_& m);
 void bind_probe(pybind11::module_& m);
 void bind_linear(pybind11::module_& m);
+void bind_storage(pybind11::module_& m);
 
 }  // namespace innerloop

@@ -194,7 +194,8 @@ double reference_norm(const Operand& grads, double grad_scale) {
 }
 
 double run_reference(const Optimizer& optimizer, const std::vector<Group>& groups, const Operand* operands,
-                     const StepOptions& options) {
+                     const StepOptions& options, const std::vector<bool>& plain, uint64_t seed) {
+  const py::object stored_step = reference("stored").attr("step");
   const py::object function = reference("optimizers").attr("OPTIMIZERS")[optimizer.name].attr("function");
   const double norm = options.clip ? reference_norm(operands[1], options.grad_scale) : 0;
   size_t i = 0;
@@ -205,9 +206,22 @@ double run_reference(const Optimizer& optimizer, const std::vector<Group>& group
       keywords["grad_scale"] = options.grad_scale;
       if (options.clip) keywords["max_norm"] = options.max_norm;
       if (options.clip) keywords["norm"] = norm;
+      py::dict states, scales, below_0, keys;
       for (int s = 0; s < optimizer.state_count; s++) {
-        if (group.used >> s & 1) keywords[optimizer.states[s].name] = operands[2 + s].ndarray(i);
+        if ((group.used >> s & 1) == 0) continue;
+        const char* state = optimizer.states[s].name;
+        states[state] = operands[2 + s].ndarray(i);
+        keys[state] = state_key(rounding_key(seed, (uint64_t)group.step, i), s);
+        below_0[state] = optimizer.states[s].below_0;
+        if (operands[kScalesOperand + s].is_given(i)) scales[state] = operands[kScalesOperand + s].ndarray(i);
       }
+      if (!plain[i]) {
+        const Operand& masters = operands[kMasterOperand];
+        stored_step(function, operands[0].ndarray(i), operands[1].ndarray(i), states, scales, below_0, keys,
+                    masters.is_given(i) ? masters.ndarray(i) : py::none(), keywords);
+        continue;
+      }
+      for (const auto& [state, array] : states) keywords[state] = array;
       function(operands[0].ndarray(i), operands[1].ndarray(i), **keywords);
     }
   }
@@ -216,8 +230,10 @@ double run_reference(const Optimizer& optimizer, const std::vector<Group>& group
 
 // `group_list` holds (how many arrays, step, numbers) of each group, with None for all of the arrays; params, grads and
 // each list of states go over all groups. Returns the norm of the gradients, or None without max_norm.
+// `scales` holds a list for each state, or None; `masters` is a list or None: see StoredArrays.
 py::object step(const std::string& name, py::handle params, py::handle grads, const py::tuple& states,
-                const py::list& group_list, py::handle max_norm, py::handle grad_scale) {
+                const py::list& group_list, py::handle max_norm, py::handle grad_scale, py::handle masters,
+                py::handle scales, py::handle seed_number) {
   const Optimizer& optimizer = find_optimizer(name);
   const StepOptions options = read_options(max_norm, grad_scale);
   const int count = 2 + optimizer.state_count;
@@ -232,7 +248,7 @@ py::object step(const std::string& name, py::handle params, py::handle grads, co
   }
 
   // Everything is converted first: what follows reads pointers, and no Python code may run in between.
-  Operand operands[kMaxOperands];
+  Operand operands[kStoredOperands];
   operands[0] = Operand("params", params, false);
   operands[1] = Operand("grads", grads, false);
   for (int s = 0; s < optimizer.state_count; s++) {
@@ -246,8 +262,14 @@ py::object step(const std::string& name, py::handle params, py::handle grads, co
     }
     operands[2 + s] = Operand(plural, list, true);
   }
+  operands[kMasterOperand] = Operand("masters", masters, true);
+  for (int s = 0; s < optimizer.state_count && !scales.is_none(); s++) {
+    operands[kScalesOperand + s] = Operand(std::string(optimizer.states[s].name) + "_scales",
+                                           py::reinterpret_borrow<py::tuple>(scales)[(size_t)s], true);
+  }
+  const uint64_t seed = (uint64_t)integer(seed_number, "seed");
   const size_t arrays = operands[0].size();
-  for (int op = 1; op < count; op++) {
+  for (int op = 1; op < kStoredOperands; op++) {
     if (operands[op].is_given() && operands[op].size() != arrays) {
       throw ValueError(operands[op].name + " must hold as many arrays as params, " + std::to_string(arrays) + ", got " +
                        std::to_string(operands[op].size()));
@@ -257,6 +279,8 @@ py::object step(const std::string& name, py::handle params, py::handle grads, co
   if (groups.empty() || groups.back().end != arrays) throw ValueError("the groups must hold all of params");
 
   OptimizerStep work(optimizer, options, arrays);
+  std::vector<bool> plain;
+  plain.reserve(arrays);
   TensorView views[kMaxOperands];
   size_t i = 0;
   for (const Group& group : groups) {
@@ -271,7 +295,16 @@ py::object step(const std::string& name, py::handle params, py::handle grads, co
         read_view(operands[op].ndarray(i), operands[op].label(i), views[op]);
         if (op >= 2) given |= 1u << (op - 2);
       }
-      work.add(views, given);
+      StoredArrays stored;
+      for (int s = 0; s < optimizer.state_count; s++) {
+        Operand& of_state = operands[kScalesOperand + s];
+        if (of_state.is_given(i)) read_view(of_state.ndarray(i), of_state.label(i), stored.scales[s]);
+      }
+      Operand& master = operands[kMasterOperand];
+      stored.has_master = master.is_given(i);
+      if (stored.has_master) read_view(master.ndarray(i), master.label(i), stored.master);
+      stored.key = rounding_key(seed, (uint64_t)group.step, i);
+      plain.push_back(work.add(views, given, stored));
     }
   }
   work.check_overlap(
@@ -279,7 +312,7 @@ py::object step(const std::string& name, py::handle params, py::handle grads, co
 
   double norm = 0;
   if (reference_in_use()) {
-    norm = run_reference(optimizer, groups, operands, options);
+    norm = run_reference(optimizer, groups, operands, options, plain, seed);
   } else {
     py::gil_scoped_release release;
     norm = work.run();

@@ -19,6 +19,7 @@ void Extents::add(const TensorView& view, size_t index, int operand, bool writte
   e.array = (uint32_t)index;
   e.operand = (uint8_t)operand;
   e.written = written;
+  if (lists.size() <= (size_t)operand) lists.resize((size_t)operand + 1);
   lists[(size_t)operand].push_back(e);
 }
 

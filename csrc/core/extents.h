@@ -8,16 +8,6 @@
 
 namespace innerloop {
 
-// The C order, end to end: by far the most common layout, told without planning a walk.
-inline bool is_contiguous(const TensorView& t) {
-  ptrdiff_t expected = (ptrdiff_t)dtype_size(t.dtype);
-  for (int d = t.ndim - 1; d >= 0; d--) {
-    if (t.shape[d] != 1 && t.strides[d] != expected) return false;
-    expected *= t.shape[d];
-  }
-  return true;
-}
-
 class Extents {
  public:
   // The next array of an operand: operands number from 0, each one's arrays as they come or as `index` says.

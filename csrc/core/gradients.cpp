@@ -5,8 +5,7 @@
 #include <algorithm>
 
 #include "core/dispatch.h"
-#include "core/extents.h"
-#include "core/walk.h"
+#include "core/half.h"
 
 namespace innerloop {
 namespace {
@@ -32,6 +31,14 @@ std::vector<Block> blocks_of(const Gradients& gradients) {
   return blocks;
 }
 
+// A block that has been widened.
+Walk<1> flat_walk(float* wide) {
+  Walk<1> walk = innerloop::flat_walk<1>();
+  walk.data[0] = reinterpret_cast<char*>(wide);
+  walk.shape[0] = kNormBlock;
+  return walk;
+}
+
 // work(block's number, block) for all, on as many threads as they are worth.
 template <class Work>
 void run_blocks(Call& call, const std::vector<Block>& blocks, const Work& work) {
@@ -53,7 +60,12 @@ const Parameter kMaxNorm = {"max_norm", HUGE_VAL, 0};
 void GradientNorm::add(const TensorView& t) {
   if (t.size() == 0) return;
   const ByDtype<GradientKernels>& all = *kernels().gradients;
-  Gradient g = {t.data, t.size(), (int64_t)dtype_size(t.dtype), t.dtype == Dtype::f64 ? &all.f64 : &all.f32, nullptr};
+  Gradient g = {t.data,
+                t.size(),
+                (int64_t)dtype_size(t.dtype),
+                t.dtype == Dtype::f64 ? &all.f64 : &all.f32,
+                nullptr,
+                is_half(t.dtype) ? &storage_of(t.dtype) : nullptr};
   if (!is_contiguous(t)) {
     const TensorView* const views[1] = {&t};
     g.walks = std::make_unique<Walks>(Walks{plan_walk<1>(views, 0, true), plan_walk<1>(views, 0)});
@@ -79,7 +91,15 @@ double GradientNorm::sum_squares(Call& call, double scale) const {
   double* sums = call.array<double>((int64_t)blocks.size());
   run_blocks(call, blocks, [&](size_t i, const Block& b) {
     const Gradient& g = gradients[b.gradient];
-    g.with_walk(true, [&](const Walk<1>& x) { sums[i] = g.kernels->sum_squares(x, scale, b.begin, b.end); });
+    g.with_walk(true, [&](const Walk<1>& x) {
+      if (g.half == nullptr) {
+        sums[i] = g.kernels->sum_squares(x, scale, b.begin, b.end);
+        return;
+      }
+      alignas(64) float wide[kNormBlock];
+      g.half->widen(x, b.begin, b.end, wide);
+      sums[i] = g.kernels->sum_squares(flat_walk(wide), scale, 0, b.end - b.begin);
+    });
   });
   double total = 0;
   for (size_t i = 0; i < blocks.size(); i++) total += sums[i];
@@ -99,7 +119,13 @@ double GradientNorm::norm(Call& call) const {
 void GradientNorm::multiply(Call& call, double factor) const {
   run_blocks(call, blocks_of(gradients), [&](size_t, const Block& b) {
     const Gradient& g = gradients[b.gradient];
-    g.with_walk(false, [&](const Walk<1>& x) { g.kernels->multiply(x, factor, b.begin, b.end); });
+    g.with_walk(false, [&](const Walk<1>& x) {
+      if (g.half == nullptr) return g.kernels->multiply(x, factor, b.begin, b.end);
+      alignas(64) float wide[kNormBlock];
+      g.half->widen(x, b.begin, b.end, wide);
+      g.kernels->multiply(flat_walk(wide), factor, 0, b.end - b.begin);
+      g.half->narrow(wide, x, b.begin, b.end);
+    });
   });
 }
 

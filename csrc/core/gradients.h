@@ -29,6 +29,7 @@ class GradientNorm {
     int64_t size, item;
     const GradientKernels* kernels;
     std::unique_ptr<Walks> walks;  // null where it is one flat run
+    const StorageKernels* half;    // null where it is float32 or float64
 
     // f(walk) with the walk over it.
     template <class F>

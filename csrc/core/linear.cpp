@@ -120,7 +120,7 @@ void PackedWeight::unpack(char* w) const {
 }
 
 Shape check_linear(const TensorView& x, const Weight& w) {
-  check_floating(x);
+  check_full_precision(x);
   check_ndim(x, 1, "the last of length K");
   if (w.packed == nullptr) {
     check_dtype(w.view, x);

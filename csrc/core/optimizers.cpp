@@ -13,6 +13,7 @@ namespace {
 
 constexpr int64_t kPiece = 65536;  // elements of a task: some 10 us of memory traffic, and few enough to stay even
 constexpr int64_t kGrain = 16384;  // elements that one thread does in about 10 us: below two, the caller does them
+constexpr int64_t kEven = 256;     // pieces begin on multiples of this: a vector's width, a block of 8-bit codes
 
 }  // namespace
 
@@ -62,34 +63,89 @@ unsigned OptimizerStep::begin_group(const double* parameters, bool maximize, dou
   return group.used;
 }
 
-void OptimizerStep::add(const TensorView* views, unsigned given) {
+// Whether every operand is of param's dtype and that is what is computed in; throws where they do not fit together.
+static bool check_storage(const TensorView* views, unsigned given, const StoredArrays& stored) {
+  const TensorView& param = views[0];
+  check_floating(param);
+  bool plain = !is_half(param.dtype);
+  for (int op = 0; op < kMaxOperands; op++) {
+    if ((given >> op & 1) == 0) continue;
+    const TensorView& t = views[op];
+    check_shape(t, param);
+    if (op != 1) check_output(t);
+    if (t.dtype == param.dtype && !(op >= 2 && is_half(t.dtype))) continue;
+    plain = false;
+    if (op == 1) {
+      if (is_half(param.dtype) && t.dtype == Dtype::f32) continue;
+      check_dtype(t, param);
+    }
+    const TensorView& scales = stored.scales[op - 2];
+    const bool coded = t.dtype == Dtype::u8 && scales.data != nullptr;
+    if (param.dtype == Dtype::f64) check_dtype(t, param);
+    if (t.dtype == Dtype::f32) continue;
+    if (t.dtype != Dtype::bf16 && !coded) {
+      throw TypeError(std::string(t.name) + " must be float32, or bfloat16, beside " + dtype_name(param.dtype) +
+                      " params, got " + describe(t));
+    }
+    if (!is_contiguous(t)) {
+      throw ValueError(std::string(t.name) + " must lie in C order without gaps to be kept in " + dtype_name(t.dtype) +
+                       ", got strides " + shape_text(Shape(t.strides, t.strides + t.ndim)) + " for the shape " +
+                       shape_text(t.shape, t.ndim));
+    }
+    if (!coded) continue;
+    check_dtype(scales, Dtype::f32, "a scale for each 256 codes");
+    check_shape(scales, Shape{(t.size() + 255) / 256}, "a scale for each 256 codes");
+    check_output(scales);
+    if (!is_contiguous(scales)) throw ValueError(std::string(scales.name) + " must be contiguous, got strides");
+  }
+  if (!stored.has_master) return plain;
+  const TensorView& master = stored.master;
+  const bool halves = param.dtype == Dtype::bf16 && master.dtype == Dtype::i16;
+  if (!halves && !(is_half(param.dtype) && master.dtype == Dtype::f32)) {
+    throw TypeError(std::string(master.name) +
+                    " must be float32 beside params of half precision, or int16 beside bfloat16, got " +
+                    describe(master) + " beside " + dtype_name(param.dtype));
+  }
+  check_shape(master, param);
+  check_output(master);
+  return false;
+}
+
+bool OptimizerStep::add(const TensorView* views, unsigned given, const StoredArrays& stored) {
   const TensorView& param = views[0];
   const int operands = 2 + optimizer.state_count;
   const unsigned used = groups.back().used;
-  auto is_given = [&](int op) { return op < 2 || (given >> (op - 2) & 1); };
   auto is_used = [&](int op) { return op < 2 || (op < operands && (used >> (op - 2) & 1)); };
 
-  check_floating(param);
-  for (int op = 0; op < operands; op++) {
-    if (!is_given(op)) continue;
-    check_dtype(views[op], param);
-    check_shape(views[op], param);
-    if (op != 1) check_output(views[op]);
-  }
+  const bool plain = check_storage(views, given << 2 | 3, stored);
 
   Job job;
   job.size = param.size();
   job.kernels = param.dtype == Dtype::f64 ? &optimizer.f64 : &optimizer.f32;
   job.group = (uint32_t)groups.size() - 1;
   job.wide = param.dtype == Dtype::f64;
-  job.walk = -1;
+  job.walk = job.stored = -1;
   bool flat = true;
   for (int op = 0; op < kMaxOperands; op++) {
     job.operands[op] = is_used(op) ? views[op].data : nullptr;
     flat &= !is_used(op) || is_contiguous(views[op]);
   }
-  if (job.size == 0) return jobs.push_back(job);
-  if (!flat) {
+  if (job.size == 0) {
+    jobs.push_back(job);
+    return plain;
+  }
+  if (!plain) {
+    unsigned negatives = 0, present_bits = 0;
+    for (int s = 0; s < optimizer.state_count; s++) negatives |= (optimizer.states[s].below_0 ? 1u : 0u) << s;
+    for (int op = 0; op < operands; op++) present_bits |= (is_used(op) ? 1u : 0u) << op;
+    job.stored = (int)stored_steps.size();
+    stored_steps.push_back(std::make_unique<StoredStep>(
+        views, present_bits, stored.scales, stored.has_master ? &stored.master : nullptr, negatives, stored.key));
+    for (int s = 0; s < optimizer.state_count; s++) {
+      if (is_used(2 + s) && stored.scales[s].data) extents.add(stored.scales[s], jobs.size(), kScalesOperand + s, true);
+    }
+    if (stored.has_master) extents.add(stored.master, jobs.size(), kMasterOperand, true);
+  } else if (!flat) {
     // States that are not used walk along with the parameter, and are not touched.
     const TensorView* all[kMaxOperands];
     for (int op = 0; op < kMaxOperands; op++) all[op] = is_used(op) ? &views[op] : &param;
@@ -107,6 +163,7 @@ void OptimizerStep::add(const TensorView* views, unsigned given) {
   }
   if (options.clip) norm.add(views[1]);
   jobs.push_back(job);
+  return plain;
 }
 
 double OptimizerStep::run() {
@@ -132,7 +189,7 @@ double OptimizerStep::run() {
   // Small arrays share a task, large ones are cut; a few tasks for each thread keep the threads even.
   int64_t share = total / (4 * (int64_t)call.threads);
   share = total < 2 * kGrain ? total : std::min(std::max(share, kGrain), kPiece);
-  share = (share + 63) & ~int64_t(63);
+  share = (share + kEven - 1) / kEven * kEven;
   std::vector<Piece> pieces;
   std::vector<size_t> tasks;  // the first piece of each
   pieces.reserve(jobs.size() + (size_t)(total / share) + 1);
@@ -140,11 +197,11 @@ double OptimizerStep::run() {
   int64_t room = 0;
   for (const Job& job : jobs) {
     for (int64_t begin = 0; begin < job.size;) {
-      if (room < 64) {
+      if (room < kEven) {
         tasks.push_back(pieces.size());
         room = share;
       }
-      const int64_t end = std::min(job.size, begin + (room & ~int64_t(63)));
+      const int64_t end = std::min(job.size, begin + room / kEven * kEven);
       pieces.push_back({&job, begin, end});
       room -= end - begin;
       begin = end;
@@ -158,7 +215,9 @@ double OptimizerStep::run() {
       const Job& job = *piece.job;
       const Group& group = groups[job.group];
       const StepScalars& scalars = job.wide ? group.f64 : group.f32;
-      if (job.walk < 0) {
+      if (job.stored >= 0) {
+        stored_steps[(size_t)job.stored]->run(*job.kernels, scalars, group.used, piece.begin, piece.end);
+      } else if (job.walk < 0) {
         job.kernels->flat(scalars, group.used, job.operands, piece.begin, piece.end);
       } else {
         job.kernels->strided(scalars, group.used, *walks[(size_t)job.walk], piece.begin, piece.end);

@@ -7,6 +7,7 @@
 
 #include "core/extents.h"
 #include "core/gradients.h"
+#include "core/stored_step.h"
 #include "core/tensor.h"
 
 namespace innerloop {
@@ -27,6 +28,18 @@ struct StepOptions {
   double max_norm = 0;  // of all gradients together, divided as they are
 };
 
+// What an array may bring beside param, grad and states.
+struct StoredArrays {
+  TensorView scales[kMaxStates];  // of states kept in 8 bits; else without data
+  TensorView master;              // a float32 copy of a half-precision param, or a bfloat16's lower halves in int16
+  bool has_master = false;
+  uint64_t key = 0;  // of stochastic rounding: core/stored_step.h
+};
+
+// Numbers of operands beyond kMaxOperands, for check_overlap.
+constexpr int kScalesOperand = kMaxOperands, kMasterOperand = kScalesOperand + kMaxStates;
+constexpr int kStoredOperands = kMasterOperand + 1;
+
 class OptimizerStep {
  public:
   // All numbers have been checked.
@@ -36,8 +49,10 @@ class OptimizerStep {
   unsigned begin_group(const double* parameters, bool maximize, double l1, double step);
 
   // The next parameter array: views of param, grad and the states; those of states that are not given have no data
-  // and no meaning. Throws, naming the view, where they do not fit together.
-  void add(const TensorView* views, unsigned given);
+  // and no meaning. Throws, naming the view, where they do not fit together. A grad has its param's dtype, or float32
+  // beside half precision; states have float64 beside it, else float32, bfloat16 or, with scales, uint8.
+  // Returns whether all are of the one dtype that is computed in.
+  bool add(const TensorView* views, unsigned given, const StoredArrays& stored = {});
 
   // See Extents::check; operands number as in `add`.
   void check_overlap(const std::function<void(size_t, int, size_t, int)>& refuse) const { extents.check(refuse); }
@@ -57,8 +72,9 @@ class OptimizerStep {
     int64_t size;
     const OptimizerKernels* kernels;
     uint32_t group;
-    bool wide;  // float64
-    int walk;   // index into walks, or -1 where every operand is one flat run
+    bool wide;   // float64
+    int walk;    // index into walks, or -1 where every operand is one flat run
+    int stored;  // index into stored_steps, or -1 where every operand is of the dtype that is computed in
   };
 
   const Optimizer& optimizer;
@@ -66,6 +82,7 @@ class OptimizerStep {
   std::vector<Group> groups;
   std::vector<Job> jobs;
   std::vector<std::unique_ptr<Walk<kMaxOperands>>> walks;
+  std::vector<std::unique_ptr<StoredStep>> stored_steps;
   GradientNorm norm;
   Extents extents;
 };

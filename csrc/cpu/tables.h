@@ -6,6 +6,7 @@
 namespace innerloop::INNERLOOP_ISA {
 
 extern const Span<Elementary> elementary;
+extern const Storages storages;
 extern const Span<Activation> activations;
 extern const Span<Optimizer> optimizers;
 extern const ByDtype<GradientKernels> gradients;

@@ -51,7 +51,8 @@ struct Adam {
   static constexpr Parameter parameters[] = {
       not_negative("lr", 1e-3),        below_1("beta1", 0.9),  below_1("beta2", 0.999),      not_negative("eps", 1e-8),
       not_negative("weight_decay", 0), flag("amsgrad", false), flag("bias_correction", true)};
-  static constexpr State states[] = {{"exp_avg"}, {"exp_avg_sq"}, {"max_exp_avg_sq", "amsgrad"}};
+  static constexpr State states[] = {
+      {"exp_avg"}, {"exp_avg_sq", nullptr, nullptr, false}, {"max_exp_avg_sq", "amsgrad", nullptr, false}};
   double lr, beta1, beta2, eps, weight_decay, amsgrad, bias_correction;
 
   template <class T>
@@ -70,7 +71,8 @@ struct AdamW {
                                              not_negative("weight_decay", 1e-2),
                                              flag("amsgrad", false),
                                              flag("bias_correction", true)};
-  static constexpr State states[] = {{"exp_avg"}, {"exp_avg_sq"}, {"max_exp_avg_sq", "amsgrad"}};
+  static constexpr State states[] = {
+      {"exp_avg"}, {"exp_avg_sq", nullptr, nullptr, false}, {"max_exp_avg_sq", "amsgrad", nullptr, false}};
   double lr, beta1, beta2, eps, weight_decay, amsgrad, bias_correction;
 
   template <class T>
@@ -84,7 +86,7 @@ struct Adamax {
   static constexpr const char* name = "adamax";
   static constexpr Parameter parameters[] = {not_negative("lr", 2e-3), below_1("beta1", 0.9), below_1("beta2", 0.999),
                                              not_negative("eps", 1e-8), not_negative("weight_decay", 0)};
-  static constexpr State states[] = {{"exp_avg"}, {"exp_inf"}};
+  static constexpr State states[] = {{"exp_avg"}, {"exp_inf", nullptr, nullptr, false}};
   double lr, beta1, beta2, eps, weight_decay;
 
   template <class T>
@@ -145,7 +147,7 @@ struct NAdam {
                                              not_negative("weight_decay", 0),
                                              not_negative("momentum_decay", 4e-3),
                                              flag("decoupled_weight_decay", false)};
-  static constexpr State states[] = {{"exp_avg"}, {"exp_avg_sq"}};
+  static constexpr State states[] = {{"exp_avg"}, {"exp_avg_sq", nullptr, nullptr, false}};
   double lr, beta1, beta2, eps, weight_decay, momentum_decay, decoupled_weight_decay;
 
   template <class T>
@@ -180,7 +182,7 @@ struct RAdam {
   static constexpr Parameter parameters[] = {not_negative("lr", 1e-3),        below_1("beta1", 0.9),
                                              below_1("beta2", 0.999),         not_negative("eps", 1e-8),
                                              not_negative("weight_decay", 0), flag("decoupled_weight_decay", false)};
-  static constexpr State states[] = {{"exp_avg"}, {"exp_avg_sq"}};
+  static constexpr State states[] = {{"exp_avg"}, {"exp_avg_sq", nullptr, nullptr, false}};
   double lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay;
 
   template <class T>

@@ -12,7 +12,8 @@ struct RmsProp {
   static constexpr Parameter parameters[] = {not_negative("lr", 1e-2),    fraction("alpha", 0.99),
                                              not_negative("eps", 1e-8),   not_negative("weight_decay", 0),
                                              not_negative("momentum", 0), flag("centered", false)};
-  static constexpr State states[] = {{"square_avg"}, {"grad_avg", "centered"}, {"momentum_buffer", "momentum"}};
+  static constexpr State states[] = {
+      {"square_avg", nullptr, nullptr, false}, {"grad_avg", "centered"}, {"momentum_buffer", "momentum"}};
   double lr, alpha, eps, weight_decay, momentum, centered;
 
   template <class T>
@@ -49,7 +50,7 @@ struct Adagrad {
   static constexpr Parameter parameters[] = {not_negative("lr", 1e-2), not_negative("lr_decay", 0),
                                              not_negative("weight_decay", 0),
                                              not_negative("initial_accumulator_value", 0), not_negative("eps", 1e-10)};
-  static constexpr State states[] = {{"state_sum", nullptr, "initial_accumulator_value"}};
+  static constexpr State states[] = {{"state_sum", nullptr, "initial_accumulator_value", false}};
   double lr, lr_decay, weight_decay, initial_accumulator_value, eps;
 
   template <class T>
@@ -74,7 +75,7 @@ struct Adadelta {
   static constexpr const char* name = "adadelta";
   static constexpr Parameter parameters[] = {not_negative("lr", 1), fraction("rho", 0.9), not_negative("eps", 1e-6),
                                              not_negative("weight_decay", 0)};
-  static constexpr State states[] = {{"square_avg"}, {"acc_delta"}};
+  static constexpr State states[] = {{"square_avg", nullptr, nullptr, false}, {"acc_delta", nullptr, nullptr, false}};
   double lr, rho, eps, weight_decay;
 
   template <class T>
