@@ -140,6 +140,8 @@ class Optimizer:
         self._allocate(numbers, self.state)
 
     def _groups(self, params: Any, defaults: Mapping[str, Any]) -> list[dict[str, Any]]:
+        if isinstance(params, Mapping):
+            raise TypeError("params must be an array, or a list of arrays or of dicts, got a dict")
         listed = list(params) if isinstance(params, (list, tuple)) else [params]
         if not any(isinstance(item, Mapping) for item in listed):
             return [{"params": listed, **defaults}]
