@@ -209,7 +209,7 @@ def test_clip_grad_norm_leaves_small_gradients_alone():
     same_bits(grads, [kept])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_any_shapes_options_and_layouts(data):
     """Against the reference, over random lists of arrays, options and places in memory."""

@@ -401,8 +401,9 @@ def nadam_momentum(t: int, beta1: float, momentum_decay: float) -> tuple[float, 
     # Of a million factors below 1 - 0.5 * 0.96**(k * momentum_decay), either the product is 0 by
     # then, or the rest are all beta1.
     early = np.arange(1.0, min(t, 10**6) + 1)
-    factors = beta1 * (1.0 - 0.5 * 0.96 ** (early * momentum_decay))
-    product = np.prod(factors) * beta1 ** (t - len(early))
+    with np.errstate(under="ignore"):
+        factors = beta1 * (1.0 - 0.5 * 0.96 ** (early * momentum_decay))
+        product = np.prod(factors) * beta1 ** (t - len(early))
     return beta1 * (1.0 - 0.5 * 0.96 ** (t * momentum_decay)), float(product)
 
 
