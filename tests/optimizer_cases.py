@@ -125,6 +125,17 @@ class Problem:
         return self.arrays()
 
 
+def run_class(optimizer, steps, first=1):
+    for step in range(first, first + steps):
+        optimizer.step(
+            [random(p.shape, p.dtype, 10 * step + i) for i, p in enumerate(optimizer.params)]
+        )
+
+
+def fresh_params(dtype=np.float32):
+    return [random((4, 7), dtype, 1), random(5, dtype, 2), np.zeros(0, dtype)]
+
+
 def same_bits(a, b):
     assert len(a) == len(b)
     for x, y in zip(a, b, strict=True):

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._arrays import to_numpy
+from ._arrays import from_numpy, to_numpy
+from .reference import OPTIMIZERS
+from .reference.optimizers import nadam_momentum
 
 _GROUP, _STATE = "param_groups.", "state."
 _OURS_ALONE = ("l1", "bias_correction")  # hyperparameters that PyTorch's optimizers do not have
@@ -146,6 +148,7 @@ def _read_torch(optimizer: Any, state_dict: Mapping[str, Any]) -> _Loaded:
     if theirs != counts:
         raise ValueError(f"param_groups must hold {counts} parameters, got {theirs}")
     current = optimizer._numbers(optimizer.steps + 1)
+    others = {h for other in OPTIMIZERS.values() for h in other.hyperparameters}
     groups = []
     for g, (group, own) in enumerate(zip(given, current, strict=True)):
         decoupled = group.get("decoupled_weight_decay")
@@ -155,6 +158,9 @@ def _read_torch(optimizer: Any, state_dict: Mapping[str, Any]) -> _Loaded:
             )
         if kind == "AdamW" and decoupled is False:
             raise ValueError(f"param_groups[{g}] has no decoupled_weight_decay: that is Adam")
+        foreign = (group.keys() & others) - own.keys() - {"decoupled_weight_decay"}
+        if foreign:
+            raise ValueError(f"param_groups[{g}] holds {min(foreign)!r}, which {kind} does not")
         lacking = own.keys() - group.keys() - set(_OURS_ALONE)
         if lacking:
             raise ValueError(f"param_groups[{g}] must hold {', '.join(sorted(lacking))}, got none")
@@ -182,6 +188,35 @@ def _read_torch(optimizer: Any, state_dict: Mapping[str, Any]) -> _Loaded:
         raise ValueError(f"step must be an integer, got {made}")
     options = dict(zip(("max_norm", "grad_scale"), optimizer._options(int(made) + 1), strict=True))
     return _Loaded(int(made), groups, options, state)
+
+
+def save_torch(optimizer: Any) -> dict[str, Any]:
+    """Return an optimizer's state as `torch.optim` lays it out."""
+    entry, steps, params = optimizer._entry, optimizer.steps, optimizer.params
+    names = {f"{s}s": entry.torch_names.get(s, s) for s in entry.states}
+    numbers = optimizer._numbers(steps + 1)
+    state: dict[int, dict[str, Any]] = {}
+    groups: list[dict[str, Any]] = []
+    first = 0
+    for group, values in zip(optimizer.param_groups, numbers, strict=True):
+        if values["l1"] or not values.get("bias_correction", True):
+            raise ValueError("PyTorch's optimizers have neither l1 nor bias_correction=False")
+        members = list(range(first, first + len(group["params"])))
+        first += len(members)
+        kept = {k: v for k, v in values.items() if k not in _OURS_ALONE}
+        if entry.class_name in ("Adam", "AdamW"):
+            kept["decoupled_weight_decay"] = entry.class_name == "AdamW"
+        groups.append({**kept, "params": members})
+        for i in members if steps else ():
+            own = {} if entry.class_name == "SGD" else {"step": np.array(steps, np.float32)}
+            if entry.class_name == "NAdam":
+                product = nadam_momentum(steps, values["betas"][0], values["momentum_decay"])[1]
+                own["mu_product"] = np.array(product, np.float32)
+            for name, arrays in optimizer.state.items():
+                if arrays[i] is not None:
+                    own[names[name]] = arrays[i].copy()
+            state[i] = {name: from_numpy(array, params[i]) for name, array in own.items()}
+    return {"state": state, "param_groups": groups}
 
 
 def _matching(optimizer: Any, loaded: _Loaded) -> dict[str, dict[int, NDArray]]:

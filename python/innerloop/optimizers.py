@@ -119,6 +119,8 @@ class Optimizer:
     _entry: ClassVar[_Entry]
 
     grad_norm: float | None
+    grad_scale: Any
+    max_norm: Any
     param_groups: list[dict[str, Any]]
     state: dict[str, list[Any]]
     steps: int
@@ -138,6 +140,8 @@ class Optimizer:
         self._allocate(numbers, self.state)
 
     def _groups(self, params: Any, defaults: Mapping[str, Any]) -> list[dict[str, Any]]:
+        if isinstance(params, Mapping):
+            raise TypeError("params must be an array, or a list of arrays or of dicts, got a dict")
         listed = list(params) if isinstance(params, (list, tuple)) else [params]
         if not any(isinstance(item, Mapping) for item in listed):
             return [{"params": listed, **defaults}]
@@ -316,6 +320,22 @@ class Optimizer:
         momentum buffers, one step is taken to have been made (`steps` may be set afterwards).
         """
         _state.load(self, state_dict)
+
+    def torch_state_dict(self) -> dict[str, Any]:
+        """Return the state for the `torch.optim` optimizer of the same name to load, as copies.
+
+        Returns
+        -------
+        dict
+            PyTorch's layout, with tensors where the parameters are tensors, else NumPy arrays.
+
+        Raises
+        ------
+        ValueError
+            If an option is in use that PyTorch's optimizers do not have: `l1`, or
+            ``bias_correction=False``. `max_norm` and `grad_scale` are left out.
+        """
+        return _state.save_torch(self)
 
     def __repr__(self) -> str:
         shown = {k: v for k, v in self.param_groups[0].items() if k != "params"}

@@ -148,13 +148,27 @@ void test_optimizers(Dtype dtype) {
       views[2 + s] = states[s].view;
       given |= 1u << s;
     }
-    for (int step = 1; step <= 3; step++) {
-      OptimizerStep work(optimizer, numbers, step, 1);
+    StepOptions options;
+    for (int step = 1; step <= 4; step++) {
+      options.clip = step == 4;
+      options.max_norm = 0.5;
+      OptimizerStep work(optimizer, options, 1);
+      work.begin_group(numbers, false, step == 4 ? 0.01 : 0, step);
       work.add(views, given);
       work.run();
     }
     record(std::string(optimizer.name) + "_step", dtype, param);
   }
+}
+
+void test_clipping(Dtype dtype) {
+  Tensor grad(dtype, {70001});
+  GradientNorm gradients(1);
+  gradients.add(grad.fill(10).view);
+  Call call;
+  const double norm = gradients.norm(call);
+  gradients.multiply(call, clip_coefficient(norm, 1.0));
+  record("clip_grad_norm", dtype, grad);
 }
 
 }  // namespace
@@ -172,6 +186,7 @@ int main() {
         test_linear(dtype);
         test_softmax_and_losses(dtype);
         test_optimizers(dtype);
+        test_clipping(dtype);
       }
     }
   }

@@ -153,10 +153,8 @@ def adam(
         are.
     """
     g = _gradient(param, grad, weight_decay)
-    return _adam(
-        *(param, g, exp_avg, exp_avg_sq, max_exp_avg_sq),
-        *(step, lr, betas, eps, amsgrad, bias_correction),
-    )
+    moments = (exp_avg, exp_avg_sq, max_exp_avg_sq)
+    return _adam(param, g, *moments, step, lr, betas, eps, amsgrad, bias_correction)
 
 
 @optimizer(class_name="AdamW", needs={"max_exp_avg_sq": "amsgrad"})
@@ -202,10 +200,8 @@ def adamw(
         Correct the running means for their start at zero, as in Adam.
     """
     param = param * (1.0 - lr * weight_decay)
-    return _adam(
-        *(param, grad, exp_avg, exp_avg_sq, max_exp_avg_sq),
-        *(step, lr, betas, eps, amsgrad, bias_correction),
-    )
+    moments = (exp_avg, exp_avg_sq, max_exp_avg_sq)
+    return _adam(param, grad, *moments, step, lr, betas, eps, amsgrad, bias_correction)
 
 
 @optimizer(class_name="RMSprop", needs={"grad_avg": "centered", "momentum_buffer": "momentum"})
@@ -400,6 +396,17 @@ def adamax(
     return param - lr / (1.0 - beta1**step) * exp_avg / exp_inf, exp_avg, exp_inf
 
 
+def nadam_momentum(t: int, beta1: float, momentum_decay: float) -> tuple[float, float]:
+    """Return mu(t) of NAdam and the product of mu(1) .. mu(t)."""
+    # Of a million factors below 1 - 0.5 * 0.96**(k * momentum_decay), either the product is 0 by
+    # then, or the rest are all beta1.
+    early = np.arange(1.0, min(t, 10**6) + 1)
+    with np.errstate(under="ignore"):
+        factors = beta1 * (1.0 - 0.5 * 0.96 ** (early * momentum_decay))
+        product = np.prod(factors) * beta1 ** (t - len(early))
+    return beta1 * (1.0 - 0.5 * 0.96 ** (t * momentum_decay)), float(product)
+
+
 @optimizer(class_name="NAdam")
 def nadam(
     param: NDArray,
@@ -444,20 +451,15 @@ def nadam(
         Let weight_decay take ``lr * weight_decay * param`` off param instead, as in AdamW.
     """
     beta1, beta2 = betas
-
-    def mu(t: Any) -> Any:
-        return beta1 * (1.0 - 0.5 * 0.96 ** (t * momentum_decay))
-
-    product = float(np.prod(mu(np.arange(1.0, min(step, 10**6) + 1))))
+    mu, product = nadam_momentum(step, beta1, momentum_decay)
+    mu_next, product_next = nadam_momentum(step + 1, beta1, momentum_decay)
     g = grad if decoupled_weight_decay else _gradient(param, grad, weight_decay)
     if decoupled_weight_decay:
         param = param * (1.0 - lr * weight_decay)
     exp_avg = beta1 * exp_avg + (1.0 - beta1) * g
     exp_avg_sq = beta2 * exp_avg_sq + (1.0 - beta2) * g * g
-    of_gradient = (1.0 - mu(step)) / (1.0 - product)
-    of_momentum = mu(step + 1) / (1.0 - product * mu(step + 1))
-    denominator = np.sqrt(exp_avg_sq / (1.0 - beta2**step)) + eps
-    update = (of_gradient * g + of_momentum * exp_avg) / denominator
+    d = (1.0 - mu) / (1.0 - product) * g + mu_next / (1.0 - product_next) * exp_avg
+    update = d / (np.sqrt(exp_avg_sq / (1.0 - beta2**step)) + eps)
     return param - lr * update, exp_avg, exp_avg_sq
 
 
