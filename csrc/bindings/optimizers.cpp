@@ -397,7 +397,8 @@ void bind_optimizers(py::module_& m) {
   m.def(
       "optimizers", &list,
       "(name, {parameter: default}, {state: (what needs it, what it starts as), each or None}) of each, in list order");
-  m.def("optimizer_step", &step);
+  m.def("optimizer_step", &step, py::arg(), py::arg(), py::arg(), py::arg(), py::arg(), py::arg(), py::arg(),
+        py::arg("masters") = py::none(), py::arg("scales") = py::none(), py::arg("seed") = 0);
   m.def("optimizer_check", &check, py::arg(), py::arg(), py::arg(), py::arg("max_norm") = py::none(),
         py::arg("grad_scale") = 1.0);
   m.def("clip_grad_norm", &clip_grad_norm);

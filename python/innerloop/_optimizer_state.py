@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._arrays import from_numpy, to_numpy
+from ._optimizer_storage import plain
 from .reference import OPTIMIZERS
 from .reference.optimizers import nadam_momentum
 
@@ -26,6 +27,7 @@ class _Loaded:
     groups: list[dict[str, Any]]  # the hyperparameters of each
     options: dict[str, Any]  # those of all groups
     state: dict[str, dict[int, Any]]  # by plural name and the parameter's number
+    seed: int
 
 
 def save(optimizer: Any) -> dict[str, NDArray]:
@@ -44,7 +46,9 @@ def save(optimizer: Any) -> dict[str, NDArray]:
     for name, arrays in optimizer.state.items():
         for i, array in enumerate(arrays):
             if array is not None:
-                saved[f"{_STATE}{name}.{i}"] = array.copy()
+                saved[f"{_STATE}{name}.{i}"] = plain(array).copy()
+    if optimizer.state_dtype in ("bfloat16", "uint8"):
+        saved["seed"] = np.array(optimizer.seed, np.int64)
     return saved
 
 
@@ -67,12 +71,13 @@ def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
     # From here on nothing fails.
     for name, arrays in copies.items():
         for i, array in arrays.items():
-            np.copyto(state[name][i], array)
+            np.copyto(plain(state[name][i]), array)
     for group, values in zip(optimizer.param_groups, loaded.groups, strict=True):
         group.update((k, v) for k, v in values.items() if not callable(group[k]))
     for name, value in loaded.options.items():
         if not callable(getattr(optimizer, name)):
             setattr(optimizer, name, value)
+    optimizer.seed = loaded.seed
     optimizer.state, optimizer.steps, optimizer.grad_norm = state, loaded.steps, None
 
 
@@ -94,6 +99,8 @@ def _read(optimizer: Any, state_dict: Mapping[str, Any]) -> _Loaded:
     """Read what `save` returned."""
     entry = optimizer._entry
     plurals = [f"{s}s" for s in entry.states]
+    plurals += optimizer._storage.beside(plurals)
+    seed = optimizer.seed
     counts = [len(group["params"]) for group in optimizer.param_groups]
     groups: list[dict[str, Any]] = [{} for _ in counts]
     state: dict[str, dict[int, Any]] = {}
@@ -106,7 +113,9 @@ def _read(optimizer: Any, state_dict: Mapping[str, Any]) -> _Loaded:
             lacking.remove(key)
         if key == "step":
             continue
-        if key in ("grad_scale", "max_norm"):
+        if key == "seed":
+            seed = _integer(state_dict[key])
+        elif key in ("grad_scale", "max_norm"):
             options[key] = _plain(state_dict[key])
         elif len(parts) == 3 and parts[0] == "state" and parts[1] in plurals:
             number = int(parts[2]) if parts[2].isdecimal() else -1
@@ -124,7 +133,7 @@ def _read(optimizer: Any, state_dict: Mapping[str, Any]) -> _Loaded:
             raise ValueError(f"state_dict holds {key!r}, which {type(optimizer).__name__} does not")
     if lacking:
         raise ValueError(f"state_dict must hold {', '.join(sorted(lacking))}, got none")
-    return _Loaded(_integer(state_dict["step"]), groups, options, state)
+    return _Loaded(_integer(state_dict["step"]), groups, options, state, seed)
 
 
 def _names_of_groups(optimizer: Any) -> set[str]:
@@ -187,13 +196,15 @@ def _read_torch(optimizer: Any, state_dict: Mapping[str, Any]) -> _Loaded:
     if made != int(made):
         raise ValueError(f"step must be an integer, got {made}")
     options = dict(zip(("max_norm", "grad_scale"), optimizer._options(int(made) + 1), strict=True))
-    return _Loaded(int(made), groups, options, state)
+    return _Loaded(int(made), groups, options, state, optimizer.seed)
 
 
 def save_torch(optimizer: Any) -> dict[str, Any]:
     """Return an optimizer's state as `torch.optim` lays it out."""
     entry, steps, params = optimizer._entry, optimizer.steps, optimizer.params
     names = {f"{s}s": entry.torch_names.get(s, s) for s in entry.states}
+    if optimizer.master or optimizer.state_dtype == "uint8":
+        raise ValueError("PyTorch's optimizers have neither masters nor 8-bit states")
     numbers = optimizer._numbers(steps + 1)
     state: dict[int, dict[str, Any]] = {}
     groups: list[dict[str, Any]] = []
@@ -233,10 +244,7 @@ def _matching(optimizer: Any, loaded: _Loaded) -> dict[str, dict[int, NDArray]]:
     for name, arrays in loaded.state.items():
         for i, array in arrays.items():
             label = f"{_STATE}{name}.{i}"
-            value, like = to_numpy(array, label), to_numpy(params[i], f"params[{i}]")
-            if value.dtype != like.dtype:
-                raise TypeError(f"{label} must be {like.dtype}, got {value.dtype}")
-            if value.shape != like.shape:
-                raise ValueError(f"{label} must have shape {like.shape}, got {value.shape}")
-            found[name][i] = value.copy()  # it may be a state that is about to be written
+            param = to_numpy(params[i], f"params[{i}]")
+            # A copy: it may be a state that is about to be written.
+            found[name][i] = optimizer._storage.loaded(name, array, param, label)
     return found

@@ -9,17 +9,25 @@ from . import _core
 from .reference import Optimizer as _Entry
 
 ARRAYS = """
-params : array or list of arrays, float32 or float64
+params : array or list of arrays, float32, float64, bfloat16 or float16
     The parameters, of any shapes and strides. Written in place.
 grads : array or list of arrays
-    Their gradients: as many arrays, of the same shapes and dtypes.
+    Their gradients: as many arrays, of the same shapes and dtypes, or float32 beside half
+    precision.
 """
 _STATE = """{name}s : array or list of arrays{optional}
-    State `{name}`, of its parameter's shape and dtype: {start} before step 1.
+    State `{name}`, of its parameter's shape: {start} before step 1. float64 beside float64, else
+    float32, or bfloat16 in C order, which is rounded stochastically.
     Written in place{needed}.
 """
 _STEP = """step : int
     The number of this step, counting from 1.
+"""
+_STORED = """masters : array or list of arrays, optional
+    Of params of half precision: float32 copies that are stepped in their place, params being their
+    rounding; or, of bfloat16, the 16 bits that are missing, in int16. Written in place.
+seed : int, default 0
+    Of the stochastic rounding of bfloat16 states.
 """
 _RAISES = """
 Returns
@@ -29,8 +37,8 @@ None
 Raises
 ------
 TypeError
-    If an argument is not an array, or not of float32 or float64, or of another dtype than its
-    parameter; if a hyperparameter is not a number or `step` not an integer.
+    If an argument is not an array, or of a dtype that does not fit its parameter's; if a
+    hyperparameter is not a number or `step` not an integer.
 ValueError
     If numbers of arrays or shapes differ, an array that is written is read-only or shares memory
     with another, a state that is needed is not given, a hyperparameter lies outside its range, or
@@ -62,8 +70,10 @@ def step_function(entry: _Entry) -> Any:
         + [inspect.Parameter(a, positional, default=None) for a in arrays[2 + needed_count :]]
         + [inspect.Parameter("step", keyword)]
         + [inspect.Parameter(h, keyword, default=d) for h, d in entry.hyperparameters.items()]
+        + [inspect.Parameter("masters", keyword, default=None)]
+        + [inspect.Parameter("seed", keyword, default=0)]
     )
-    takes = {"step", *entry.hyperparameters}
+    takes = {"step", *entry.hyperparameters, "masters", "seed"}
 
     def function(*args: Any, **kwargs: Any) -> None:
         if not (2 + needed_count <= len(args) <= len(arrays) and "step" in kwargs) or (
@@ -74,8 +84,12 @@ def step_function(entry: _Entry) -> Any:
             kwargs = bound
         group = (None, kwargs.pop("step"), kwargs)  # of all params
         max_norm, grad_scale = kwargs.pop("max_norm", None), kwargs.pop("grad_scale", 1.0)
+        masters, seed = kwargs.pop("masters", None), kwargs.pop("seed", 0)
         states = (*args[2:], *(None,) * (len(arrays) - len(args)))
-        _core.optimizer_step(entry.name, args[0], args[1], states, [group], max_norm, grad_scale)
+        _core.optimizer_step(
+            *(entry.name, args[0], args[1], states, [group], max_norm, grad_scale),
+            *(masters, None, seed),
+        )
 
     text, described = parts(entry)
     states = "".join(
@@ -89,7 +103,9 @@ def step_function(entry: _Entry) -> Any:
         )
         for s in entry.states
     )
-    function.__doc__ = f"{text}\nParameters\n----------{ARRAYS}{states}{_STEP}{described}{_RAISES}"
+    function.__doc__ = (
+        f"{text}\nParameters\n----------{ARRAYS}{states}{_STEP}{described}{_STORED}{_RAISES}"
+    )
     function.__name__ = function.__qualname__ = f"{entry.name}_step"
     function.__signature__ = signature  # type: ignore[attr-defined]
     function.__module__ = "innerloop.optimizers"

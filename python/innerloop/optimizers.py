@@ -11,25 +11,38 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
 from . import _optimizer_state as _state
 from . import _optimizer_steps as _steps
 from ._arrays import to_numpy
+from ._optimizer_storage import Storage as _Storage
 from .reference import OPTIMIZERS
 from .reference import Optimizer as _Entry
 
 _PARAMS = """
 params : array or list of arrays, or list of dicts
-    The parameters, float32 or float64, of any shapes and strides. Written in place. Dicts are
+    The parameters, float32, float64, bfloat16 or float16, of any shapes and strides. Written in
+    place. Dicts are
     parameter groups: each holds its arrays under "params" and any of the hyperparameters below,
     but for `max_norm` and `grad_scale`, which hold for all groups together.
 """
 _CLASS = """
-Any of these but the bools may be a function of the step's number, counting from 1, such as those of
-`innerloop.schedules`: each step calls it for its value.
+state_dtype : None, "float32", "bfloat16" or "uint8"
+    What the states are kept in: float32, and float64 beside float64 params, unless given.
+    "bfloat16" halves their memory and its traffic. "uint8" is a saving of memory, not of time:
+    codes of three bits of mantissa relative to the largest of 256 elements. Both are rounded
+    stochastically, so that small changes are not lost.
+master : None, "float32" or "split"
+    Of params of half precision, which alone lose changes below half a unit in the last place: keep
+    a float32 copy that is stepped in their place; or, of bfloat16, only the 16 bits that are
+    missing to one, in int16.
+seed : int, default 0
+    Of the stochastic rounding, whose random bits depend on it, the step and the element's place.
+
+Any of the hyperparameters but the bools may be a function of the step's number, counting from 1,
+such as those of `innerloop.schedules`: each step calls it for its value.
 
 Attributes
 ----------
@@ -46,38 +59,21 @@ steps : int
 grad_norm : float or None
     The norm of the last step's gradients, where it had a `max_norm`.
 state : dict of str to list
-    The states of each parameter, in its dtype, or None where its group needs none. One that only
-    comes to be needed later, such as when `momentum` is set, is made then.
+    The states of each parameter, or None where its group needs none. One that only comes to be
+    needed later, such as when `momentum` is set, is made then. With 8-bit states also
+    ``<name>s_scales``, and with a master ``masters``.
 
 Raises
 ------
 TypeError
-    If `params` is not an array or a list of arrays of float32 or float64, a hyperparameter is not
+    If `params` is not an array or a list of floating-point arrays, a hyperparameter is not
     a number, or a group holds one that this optimizer does not have.
 ValueError
     If a parameter array is read-only or shares memory with another, or a hyperparameter lies
     outside its range.
 """
 _OF_ALL = ("max_norm", "grad_scale")  # hyperparameters that no group has
-
-_STAGGERED = 1 << 22  # arrays of at least this many bytes
-_SPACING = (1 << 16) + (1 << 10)
-_PERIOD = 1 << 21
-
-
-def _zeros_beside(array: NDArray, number: int) -> NDArray:
-    """Return zeros of `array`'s shape, dtype and axis order, 64-byte aligned: its state `number`.
-
-    Large ones are placed so that the same element of the parameter and of each of its states lies
-    at a different distance from a multiple of 2 MiB: arrays whose addresses differ by a large power
-    of two are read at half the speed.
-    """
-    like = np.empty_like(array, subok=False)
-    large = like.nbytes >= _STAGGERED
-    raw = np.zeros(like.nbytes + (_PERIOD if large else 0) + 64, np.uint8)
-    wanted = array.ctypes.data + (number + 1) * _SPACING & -64 if large else 0
-    offset = (wanted - raw.ctypes.data) % (_PERIOD if large else 64)
-    return np.ndarray(like.shape, like.dtype, raw.data, offset, like.strides)
+_STORED = {"state_dtype": None, "master": None, "seed": 0}
 
 
 def clip_grad_norm(grads: Any, max_norm: float) -> float:
@@ -89,7 +85,7 @@ def clip_grad_norm(grads: Any, max_norm: float) -> float:
 
     Parameters
     ----------
-    grads : array or list of arrays, float32 or float64
+    grads : array or list of arrays, float32, float64, bfloat16 or float16
         The gradients, of any shapes and strides. Written in place.
     max_norm : float
         At least 0, and infinity is allowed.
@@ -103,7 +99,7 @@ def clip_grad_norm(grads: Any, max_norm: float) -> float:
     Raises
     ------
     TypeError
-        If `grads` is not an array or a list of arrays of float32 or float64, or `max_norm` not a
+        If `grads` is not an array or a list of floating-point arrays, or `max_norm` not a
         number.
     ValueError
         If a gradient is read-only or shares memory with another, or `max_norm` is below 0 or NaN.
@@ -114,7 +110,10 @@ def clip_grad_norm(grads: Any, max_norm: float) -> float:
 class Optimizer:
     """What the classes of all optimizers share: their states, their steps and their state_dict."""
 
-    __slots__ = ("grad_norm", "grad_scale", "max_norm", "param_groups", "state", "steps")
+    __slots__ = (
+        *("_storage", "grad_norm", "grad_scale", "max_norm", "param_groups", "seed", "state"),
+        "steps",
+    )
 
     _entry: ClassVar[_Entry]
 
@@ -122,6 +121,7 @@ class Optimizer:
     grad_scale: Any
     max_norm: Any
     param_groups: list[dict[str, Any]]
+    seed: int
     state: dict[str, list[Any]]
     steps: int
 
@@ -132,12 +132,25 @@ class Optimizer:
         self.steps, self.grad_norm, self.state = 0, None, {}
         for name in _OF_ALL:
             setattr(self, name, bound.arguments.pop(name))
+        self._storage = _Storage(bound.arguments.pop("state_dtype"), bound.arguments.pop("master"))
+        self.seed = bound.arguments.pop("seed")
         self.param_groups = self._groups(params, bound.arguments)
         if not self.params:
             raise ValueError("params must hold at least one array, got an empty list")
         numbers = self._numbers(1)
         self._check(numbers, self.params)
+        self._storage.check(self.params)
         self._allocate(numbers, self.state)
+
+    @property
+    def state_dtype(self) -> str | None:
+        """What the states are kept in, as given."""
+        return self._storage.state_dtype
+
+    @property
+    def master(self) -> str | None:
+        """What copy of the parameters is kept, as given."""
+        return self._storage.master
 
     def _groups(self, params: Any, defaults: Mapping[str, Any]) -> list[dict[str, Any]]:
         if isinstance(params, Mapping):
@@ -211,8 +224,9 @@ class Optimizer:
         return max_norm, grad_scale
 
     def _needed(self, numbers: Mapping[str, Any]) -> list[str]:
-        """The plural names of the states that a step with these needs."""
-        return [f"{s}s" for s in self._entry.needed_states(**numbers)]
+        """What `state` must hold for a step with these: plural names of states, and more."""
+        states = [f"{s}s" for s in self._entry.needed_states(**numbers)]
+        return states + self._storage.beside(states)
 
     def _lacks(self, numbers: list[dict[str, Any]]) -> bool:
         """Whether a state that a step with these needs is yet to be made."""
@@ -234,14 +248,14 @@ class Optimizer:
     ) -> None:
         """Make those states that `state` lacks for a step with these, and `more`."""
         params, starts = self.params, {f"{s}s": v for s, v in self._entry.starts.items()}
+        starts |= {f"{s}_scales": v for s, v in starts.items()}
         order = [f"{s}s" for s in self._entry.states]
 
         def make(name: str, i: int, start: Any) -> None:
             held = state.setdefault(name, [None] * len(params))
             if held[i] is None:
-                held[i] = _zeros_beside(to_numpy(params[i], "params"), order.index(name))
-                if start:
-                    held[i][...] = start
+                number = order.index(name) if name in order else len(order)
+                held[i] = self._storage.make(name, to_numpy(params[i], "params"), number, start)
 
         first = 0
         for values, group in zip(numbers, self.param_groups, strict=True):
@@ -258,7 +272,8 @@ class Optimizer:
         Parameters
         ----------
         grads : array or list of arrays
-            The gradient of each parameter, of its shape and dtype: one list over all groups.
+            The gradient of each parameter, of its shape and dtype, or float32 beside half
+            precision: one list over all groups.
 
         Raises
         ------
@@ -275,8 +290,12 @@ class Optimizer:
             for group, values in zip(self.param_groups, numbers, strict=True)
         ]
         states = tuple(self.state.get(f"{s}s") for s in self._entry.states)
+        stored = None
+        if self.state_dtype == "uint8":
+            stored = tuple(self.state.get(f"{s}s_scales") for s in self._entry.states)
         self.grad_norm = _core.optimizer_step(
-            self._entry.name, self.params, grads, states, groups, *self._options(step)
+            *(self._entry.name, self.params, grads, states, groups, *self._options(step)),
+            *(self.state.get("masters"), stored, self.seed),
         )
         self.steps = step
 
@@ -379,6 +398,7 @@ def _class(entry: _Entry) -> type[Optimizer]:
                     inspect.Parameter(h, positional if h == "lr" else keyword, default=d)
                     for h, d in entry.hyperparameters.items()
                 ]
+                + [inspect.Parameter(o, keyword, default=d) for o, d in _STORED.items()]
             ),
             "_entry": entry,
             **{h: _of_groups(h) for h in entry.hyperparameters if h not in _OF_ALL},
