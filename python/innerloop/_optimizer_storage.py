@@ -134,13 +134,7 @@ class Storage:
             fits = found in (dtype, np.uint16, np.float32)
             value = _bfloat16_bits(value) if found == np.float32 else plain(value)
         elif dtype == np.float32 and found in halves and name != "masters":
-            fits = True
-            wide = bits.dtype == np.uint16
-            value = (
-                _core.join(np.ascontiguousarray(bits), np.zeros(bits.shape, "i2"))
-                if wide
-                else value
-            )
+            fits, value = True, _widened(value)
         else:
             fits = found == dtype
         if not fits:
