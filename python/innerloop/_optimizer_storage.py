@@ -82,7 +82,7 @@ class Storage:
             if self.master and dtype not in takes[self.master]:
                 kind = "half precision" if self.master == "float32" else "bfloat16"
                 raise ValueError(
-                    f"master={self.master!r} is for params of {kind}, got {dtype} at {i}"
+                    f"master {self.master!r} is for params of {kind}, got {dtype} at {i}"
                 )
 
     def beside(self, states: list[str]) -> list[str]:
