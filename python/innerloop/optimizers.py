@@ -117,6 +117,7 @@ class Optimizer:
     __slots__ = ("grad_norm", "grad_scale", "max_norm", "param_groups", "state", "steps")
 
     _entry: ClassVar[_Entry]
+    _plurals: ClassVar[dict[str, str]]  # of the states' names
 
     grad_norm: float | None
     grad_scale: Any
@@ -168,14 +169,15 @@ class Optimizer:
 
     def _numbers(self, step: int) -> list[dict[str, Any]]:
         """The hyperparameters of each group at a step."""
-        return [
-            {
-                name: value(step) if callable(value) else value
-                for name, value in group.items()
-                if name != "params"
-            }
-            for group in self.param_groups
-        ]
+        numbers = []
+        for group in self.param_groups:
+            values = group.copy()
+            del values["params"]
+            for name, value in values.items():
+                if callable(value):
+                    values[name] = value(step)
+            numbers.append(values)
+        return numbers
 
     def _own(self) -> list[str]:
         """The hyperparameters of a group."""
@@ -206,21 +208,25 @@ class Optimizer:
 
     def _options(self, step: int) -> tuple[Any, Any]:
         """max_norm and grad_scale at a step."""
-        values = self.max_norm, self.grad_scale
-        max_norm, grad_scale = (v(step) if callable(v) else v for v in values)
-        return max_norm, grad_scale
+        max_norm, grad_scale = self.max_norm, self.grad_scale
+        return (
+            max_norm(step) if callable(max_norm) else max_norm,
+            grad_scale(step) if callable(grad_scale) else grad_scale,
+        )
 
     def _needed(self, numbers: Mapping[str, Any]) -> list[str]:
         """The plural names of the states that a step with these needs."""
-        return [f"{s}s" for s in self._entry.needed_states(**numbers)]
+        return [self._plurals[s] for s in self._entry.needed_states(**numbers)]
 
     def _lacks(self, numbers: list[dict[str, Any]]) -> bool:
         """Whether a state that a step with these needs is yet to be made."""
-        start = 0
+        needs, start = self._entry.needs, 0
         for values, group in zip(numbers, self.param_groups, strict=True):
             end = start + len(group["params"])
-            for name in self._needed(values):
-                held = self.state.get(name)
+            for state, plural in self._plurals.items():
+                if state in needs and not values.get(needs[state]):
+                    continue
+                held = self.state.get(plural)
                 if held is None or len(held) < end or (start < end and held[start] is None):
                     return True
             start = end
@@ -234,7 +240,7 @@ class Optimizer:
     ) -> None:
         """Make those states that `state` lacks for a step with these, and `more`."""
         params, starts = self.params, {f"{s}s": v for s, v in self._entry.starts.items()}
-        order = [f"{s}s" for s in self._entry.states]
+        order = list(self._plurals.values())
 
         def make(name: str, i: int, start: Any) -> None:
             held = state.setdefault(name, [None] * len(params))
@@ -274,7 +280,7 @@ class Optimizer:
             (len(group["params"]), step, values)
             for group, values in zip(self.param_groups, numbers, strict=True)
         ]
-        states = tuple(self.state.get(f"{s}s") for s in self._entry.states)
+        states = tuple([self.state.get(plural) for plural in self._plurals.values()])
         self.grad_norm = _core.optimizer_step(
             self._entry.name, self.params, grads, states, groups, *self._options(step)
         )
@@ -381,6 +387,7 @@ def _class(entry: _Entry) -> type[Optimizer]:
                 ]
             ),
             "_entry": entry,
+            "_plurals": {s: f"{s}s" for s in entry.states},
             **{h: _of_groups(h) for h in entry.hyperparameters if h not in _OF_ALL},
         },
     )
