@@ -28,8 +28,9 @@ params : array or list of arrays, or list of dicts
     but for `max_norm` and `grad_scale`, which hold for all groups together.
 """
 _CLASS = """
-Any of these but the bools may be a function of the step's number, counting from 1, such as those of
-`innerloop.schedules`: each step calls it for its value.
+Any of these may be a function of the step's number, counting from 1, such as those of
+`innerloop.schedules`: each step calls it for its value, and so do construction and `state_dict`,
+for the next step's.
 
 Attributes
 ----------
@@ -273,8 +274,9 @@ class Optimizer:
         """
         step = self.steps + 1
         numbers = self._numbers(step)
+        max_norm, grad_scale = self._options(step)
         if self._lacks(numbers):
-            self._check(numbers)
+            self._check(numbers, options={"max_norm": max_norm, "grad_scale": grad_scale})
             self._allocate(numbers, self.state)
         groups = [
             (len(group["params"]), step, values)
@@ -282,7 +284,7 @@ class Optimizer:
         ]
         states = tuple([self.state.get(plural) for plural in self._plurals.values()])
         self.grad_norm = _core.optimizer_step(
-            self._entry.name, self.params, grads, states, groups, *self._options(step)
+            self._entry.name, self.params, grads, states, groups, max_norm, grad_scale
         )
         self.steps = step
 
