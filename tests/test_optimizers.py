@@ -106,10 +106,23 @@ def test_reference_backend(name, options, dtype):
         for case in CASES
         # torch always corrects; with a short memory its estimate of the variance falls below 0
         if "bias_correction" not in case.values[1]
+        and case.values[0] != "lion"
         and not {"centered", "alpha"} <= {*case.values[1]}
     ],
 )
 def test_is_torchs(torch, name, options, dtype):
+    compare_with_torch(torch, name, options, dtype, 8)
+
+
+TORCHS = [n for n in NAMES if n != "lion"]
+
+
+@pytest.mark.parametrize("name", TORCHS)
+def test_is_torchs_over_many_steps(torch, name):
+    compare_with_torch(torch, name, {"weight_decay": 1e-3, "lr": 1e-2}, np.float64, 150)
+
+
+def compare_with_torch(torch, name, options, dtype, steps):
     theirs = getattr(torch.optim, OPTIMIZERS[name].class_name, None)
     if theirs is None:
         pytest.skip("torch has no such optimizer")
@@ -117,7 +130,7 @@ def test_is_torchs(torch, name, options, dtype):
     tensors = [torch.tensor(p, requires_grad=True) for p in problem.params]
     ours = {h: options[h] for h in ("l1", "max_norm", "grad_scale") if h in options}
     optimizer = theirs(tensors, **{h: v for h, v in options.items() if h not in ours})
-    for step in range(1, 6):
+    for step in range(1, steps + 1):
         for t, g in zip(tensors, problem.grads(step), strict=True):
             t.grad = torch.tensor(g) / ours.get("grad_scale", 1.0)
         if "max_norm" in ours:
@@ -126,7 +139,7 @@ def test_is_torchs(torch, name, options, dtype):
             sign = -1 if options.get("maximize") else 1
             t.grad += sign * ours.get("l1", 0.0) * torch.sign(t.detach())
         optimizer.step()
-    got = problem.native(5, place=np.copy)
+    got = problem.native(steps, place=np.copy)
     expected = [t.detach().numpy() for t in tensors]
     named = {s: problem.entry.torch_names.get(s, s) for s in problem.states}
     expected += [optimizer.state[t][named[s]].numpy() for s in problem.states for t in tensors]
@@ -138,10 +151,10 @@ def test_is_torchs(torch, name, options, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("name", "options"), LOOPS)
 def test_large_arrays_in_pieces(name, options, dtype):
-    sizes = [16384, 200_003, 5, 70_000, 0, 64]  # some in one piece, some in several, some sharing
+    sizes = [16384, 90_003, 5, 70_000, 0, 64]  # some in one piece, some in several, some sharing
     expected = Problem(name, options, dtype, sizes).reference(2)
     results = []
-    for threads in (1, 2, 3, 8):
+    for threads in (1, 2, 5):
         il.set_num_threads(threads)
         results.append(Problem(name, options, dtype, sizes).native(2, place=np.copy))
         close(results[-1], expected, dtype)
@@ -169,7 +182,7 @@ def test_bits_of_a_list_are_those_of_single_arrays(name, options, dtype):
     together = Problem(name, options, dtype, sizes).native(place=np.copy)
     problem = Problem(name, options, dtype, sizes)
     step_function = getattr(il, f"{name}_step")
-    for step in (1, 2, 3):
+    for step in range(1, problem.last(None) + 1):
         for i, (p, g) in enumerate(zip(problem.params, problem.grads(step), strict=True)):
             states = [problem.state[s][i] for s in problem.states]
             named = {f"{s}s": a for s, a in zip(problem.states, states, strict=True)}

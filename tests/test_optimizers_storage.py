@@ -68,7 +68,9 @@ def test_half_params_are_widened_and_rounded_once(isa: str, name: str, dtype: np
         wide |= {k: half[k].astype("f4") for k in ("params", "grads")}
         step_function(name)(**half, step=3, **options(name))
         step_function(name)(**wide, step=3, **options(name))
-        assert equal_bits(half["params"].astype("f4"), rounded(rounded(wide["params"], dtype), "f4"))
+        assert equal_bits(
+            half["params"].astype("f4"), rounded(rounded(wide["params"], dtype), "f4")
+        )
         for k in wide:
             if k not in ("params", "grads"):
                 np.testing.assert_array_equal(half[k], wide[k])

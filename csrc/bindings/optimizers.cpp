@@ -23,7 +23,7 @@ struct Numbers {
   ParameterValues values;
   bool maximize = false;
   double l1 = 0;
-  py::dict for_reference;
+  py::object for_reference;  // a dict, where the reference is in use
 };
 
 int find_parameter(const Optimizer& optimizer, const std::string& name) {
@@ -77,6 +77,7 @@ Numbers read_numbers(const Optimizer& optimizer, const py::dict& given) {
   numbers.values = parameter_values(optimizer.name, optimizer.parameters, optimizer.parameter_count, flat);
   check_together(optimizer, numbers.values.value);
   if (!reference_in_use()) return numbers;
+  py::dict for_reference;
   auto plain = [&](const std::string& name) -> py::object {
     if (name == "maximize") return py::bool_(numbers.maximize);
     if (name == "l1") return py::float_(numbers.l1);
@@ -89,8 +90,9 @@ Numbers read_numbers(const Optimizer& optimizer, const py::dict& given) {
     const int count = tuple_length(optimizer, name);
     py::tuple items(count);
     for (int i = 0; i < count; i++) items[i] = plain(name.substr(0, name.size() - 1) + std::to_string(i + 1));
-    numbers.for_reference[key] = count > 0 ? py::object(items) : plain(name);
+    for_reference[key] = count > 0 ? py::object(items) : plain(name);
   }
+  numbers.for_reference = for_reference;
   return numbers;
 }
 
@@ -201,7 +203,7 @@ double run_reference(const Optimizer& optimizer, const std::vector<Group>& group
   size_t i = 0;
   for (const Group& group : groups) {
     for (; i < group.end; i++) {
-      py::dict keywords(**group.numbers.for_reference);
+      py::dict keywords = group.numbers.for_reference.attr("copy")();
       keywords["step"] = group.step;
       keywords["grad_scale"] = options.grad_scale;
       if (options.clip) keywords["max_norm"] = options.max_norm;
@@ -243,8 +245,9 @@ py::object step(const std::string& name, py::handle params, py::handle grads, co
   for (const py::handle item : group_list) {
     const py::tuple group = py::reinterpret_borrow<py::tuple>(item);
     end = group[0].is_none() ? SIZE_MAX : end + group[0].cast<size_t>();
-    const Numbers numbers = read_numbers(optimizer, group[2].cast<py::dict>());
-    groups.push_back({end, read_step(group[1]), numbers, used_states(optimizer, numbers.values.value)});
+    Numbers numbers = read_numbers(optimizer, group[2].cast<py::dict>());
+    const unsigned used = used_states(optimizer, numbers.values.value);
+    groups.push_back({end, read_step(group[1]), std::move(numbers), used});
   }
 
   // Everything is converted first: what follows reads pointers, and no Python code may run in between.

@@ -41,8 +41,9 @@ master : None, "float32" or "split"
 seed : int, default 0
     Of the stochastic rounding, whose random bits depend on it, the step and the element's place.
 
-Any of the hyperparameters but the bools may be a function of the step's number, counting from 1,
-such as those of `innerloop.schedules`: each step calls it for its value.
+Any of the hyperparameters may be a function of the step's number, counting from 1, such as those
+of `innerloop.schedules`: each step calls it for its value, and so do construction and `state_dict`,
+for the next step's.
 
 Attributes
 ----------
@@ -116,6 +117,7 @@ class Optimizer:
     )
 
     _entry: ClassVar[_Entry]
+    _plurals: ClassVar[dict[str, str]]  # of the states' names
 
     grad_norm: float | None
     grad_scale: Any
@@ -181,14 +183,15 @@ class Optimizer:
 
     def _numbers(self, step: int) -> list[dict[str, Any]]:
         """The hyperparameters of each group at a step."""
-        return [
-            {
-                name: value(step) if callable(value) else value
-                for name, value in group.items()
-                if name != "params"
-            }
-            for group in self.param_groups
-        ]
+        numbers = []
+        for group in self.param_groups:
+            values = group.copy()
+            del values["params"]
+            for name, value in values.items():
+                if callable(value):
+                    values[name] = value(step)
+            numbers.append(values)
+        return numbers
 
     def _own(self) -> list[str]:
         """The hyperparameters of a group."""
@@ -219,22 +222,26 @@ class Optimizer:
 
     def _options(self, step: int) -> tuple[Any, Any]:
         """max_norm and grad_scale at a step."""
-        values = self.max_norm, self.grad_scale
-        max_norm, grad_scale = (v(step) if callable(v) else v for v in values)
-        return max_norm, grad_scale
+        max_norm, grad_scale = self.max_norm, self.grad_scale
+        return (
+            max_norm(step) if callable(max_norm) else max_norm,
+            grad_scale(step) if callable(grad_scale) else grad_scale,
+        )
 
     def _needed(self, numbers: Mapping[str, Any]) -> list[str]:
         """What `state` must hold for a step with these: plural names of states, and more."""
-        states = [f"{s}s" for s in self._entry.needed_states(**numbers)]
+        states = [self._plurals[s] for s in self._entry.needed_states(**numbers)]
         return states + self._storage.beside(states)
 
     def _lacks(self, numbers: list[dict[str, Any]]) -> bool:
         """Whether a state that a step with these needs is yet to be made."""
-        start = 0
+        needs, start = self._entry.needs, 0
         for values, group in zip(numbers, self.param_groups, strict=True):
             end = start + len(group["params"])
-            for name in self._needed(values):
-                held = self.state.get(name)
+            for state, plural in self._plurals.items():
+                if state in needs and not values.get(needs[state]):
+                    continue
+                held = self.state.get(plural)
                 if held is None or len(held) < end or (start < end and held[start] is None):
                     return True
             start = end
@@ -249,7 +256,7 @@ class Optimizer:
         """Make those states that `state` lacks for a step with these, and `more`."""
         params, starts = self.params, {f"{s}s": v for s, v in self._entry.starts.items()}
         starts |= {f"{s}_scales": v for s, v in starts.items()}
-        order = [f"{s}s" for s in self._entry.states]
+        order = list(self._plurals.values())
 
         def make(name: str, i: int, start: Any) -> None:
             held = state.setdefault(name, [None] * len(params))
@@ -282,19 +289,20 @@ class Optimizer:
         """
         step = self.steps + 1
         numbers = self._numbers(step)
+        max_norm, grad_scale = self._options(step)
         if self._lacks(numbers):
-            self._check(numbers)
+            self._check(numbers, options={"max_norm": max_norm, "grad_scale": grad_scale})
             self._allocate(numbers, self.state)
         groups = [
             (len(group["params"]), step, values)
             for group, values in zip(self.param_groups, numbers, strict=True)
         ]
-        states = tuple(self.state.get(f"{s}s") for s in self._entry.states)
+        states = tuple([self.state.get(plural) for plural in self._plurals.values()])
         stored = None
         if self.state_dtype == "uint8":
-            stored = tuple(self.state.get(f"{s}s_scales") for s in self._entry.states)
+            stored = tuple([self.state.get(f"{p}_scales") for p in self._plurals.values()])
         self.grad_norm = _core.optimizer_step(
-            *(self._entry.name, self.params, grads, states, groups, *self._options(step)),
+            *(self._entry.name, self.params, grads, states, groups, max_norm, grad_scale),
             *(self.state.get("masters"), stored, self.seed),
         )
         self.steps = step
@@ -401,6 +409,7 @@ def _class(entry: _Entry) -> type[Optimizer]:
                 + [inspect.Parameter(o, keyword, default=d) for o, d in _STORED.items()]
             ),
             "_entry": entry,
+            "_plurals": {s: f"{s}s" for s in entry.states},
             **{h: _of_groups(h) for h in entry.hyperparameters if h not in _OF_ALL},
         },
     )
