@@ -119,12 +119,16 @@ struct GatedPair {
 struct State {
   const char* name;
   const char* needed_by = nullptr;  // the parameter that must not be 0 for the state to be used; null: always used
+  const char* starts_as = nullptr;  // the parameter that its elements start as; null: 0
+  bool below_0 = true;              // it may be; else its 8-bit codes need no sign
 };
 
 constexpr int kMaxOperands = 2 + kMaxStates;  // of a step: param, grad and the states
 
-// The numbers of one step, in the types that the rule likes: filled by `prepare`, read by the loops.
+// The numbers of one step: `factor` multiplies the gradients (unscaled, clipped, negated to maximize), `l1` is the L1
+// penalty; the rest, in the types that the rule likes, is filled by `prepare` and read by the loops.
 struct StepScalars {
+  double factor = 1, l1 = 0;
   alignas(8) unsigned char bytes[128];
 };
 
@@ -145,6 +149,16 @@ struct Optimizer {
   int state_count;
   const char* (*refuse)(const double* parameters);  // why these do not go together, or null; may itself be null
   OptimizerKernels f32, f64;
+};
+
+// Elements of a gradient, in C order, that are summed together: the norm's bits depend on nothing but its shape.
+constexpr int64_t kNormBlock = 16384;
+
+// What clipping by norm asks of the gradients. The walk's axes are in C order for `sum_squares`.
+struct GradientKernels {
+  // The sum of (scale x)^2 over at most kNormBlock elements, in double over 16 lanes. `scale` is a power of 2.
+  double (*sum_squares)(const Walk<1>& x, double scale, int64_t begin, int64_t end);
+  void (*multiply)(const Walk<1>& x, double factor, int64_t begin, int64_t end);  // in place
 };
 
 // Arrays of one storage type to and from contiguous float32. Ranges are of the walk's flattened index; the other side
@@ -438,6 +452,7 @@ struct Kernels {
   const Span<ElementwiseLoss>* elementwise_losses;
   const ByDtype<NllKernels>* nll_loss;
   const Span<Optimizer>* optimizers;
+  const ByDtype<GradientKernels>* gradients;
   const Span<RowNormFunction>* row_norms;
   const ByDtype<BatchNormKernels>* batch_norm;
   const Random* random;

@@ -142,6 +142,9 @@ def optimizers(package: Path) -> str:
     """Stub of innerloop.optimizers."""
     names = declared(package / "optimizers.py")
     lines = [HEADER, "import inspect", own(package / "optimizers.py")]
+    source = ast.parse((package / "reference" / "gradients.py").read_text()).body
+    prepare = next(n for n in source if isinstance(n, ast.FunctionDef) and n.name == "prepare")
+    common = [entry for entry in defaults_of(prepare) if entry[0] != "norm"]
     for function, call in functions(package / "reference" / "optimizers.py", "optimizer"):
         keywords = {k.arg: k.value for k in call.keywords}
         class_name = ast.literal_eval(keywords["class_name"])
@@ -151,12 +154,17 @@ def optimizers(package: Path) -> str:
             f", {a.arg}s: Any{' = None' if a.arg in optional else ''}"
             for a in function.args.args[2:]
         )
-        hyper = [entry for entry in defaults_of(function) if entry[0] not in optional]
+        hyper = [entry for entry in defaults_of(function) if entry[0] not in optional] + common
         keyword_text = "".join(f", {n}: {kind} = {default}" for n, kind, default in hyper)
         lines.append(
             f"def {function.name}_step(params: Any, grads: Any{states}, *, step: int{keyword_text})"
             " -> None: ..."
         )
+        # A schedule may stand for a number.
+        hyper = [
+            (n, k.replace("float", "_Number") if k.startswith("float") else k, d)
+            for n, k, d in hyper
+        ]
         lr, rest = hyper[0], hyper[1:]
         rest_text = "".join(f", {n}: {kind} = {default}" for n, kind, default in rest)
         lines.append(f"class {class_name}(Optimizer):")
@@ -167,6 +175,9 @@ def optimizers(package: Path) -> str:
             " -> None: ..."
         )
         names += [f"{function.name}_step", class_name]
+    lines.insert(
+        2, "from collections.abc import Callable\n_Number = float | Callable[[int], float]"
+    )
     lines.append(f"__all__ = {names}")
     return "\n".join(lines) + "\n"
 

@@ -16,6 +16,8 @@ uint64_t rounding_key(uint64_t seed, uint64_t step, uint64_t array) {
   return next_key(next_key(next_key(0, seed), step), array);
 }
 
+uint64_t state_key(uint64_t key, int state) { return next_key(key, (uint64_t)state); }
+
 StoredStep::StoredStep(const TensorView* views, unsigned used, const TensorView* scales, const TensorView* master,
                        unsigned negatives, uint64_t key) {
   auto stored = [](const TensorView& t) {
@@ -30,7 +32,7 @@ StoredStep::StoredStep(const TensorView* views, unsigned used, const TensorView*
     if ((used >> op & 1) == 0) continue;
     operands[op] = stored(views[op]);
     if (op < 2) continue;
-    operands[op].key = next_key(key, (uint64_t)op);
+    operands[op].key = state_key(key, op - 2);
     operands[op].negatives = negatives >> (op - 2) & 1;
     operands[op].scales = scales[op - 2].data;
     if (views[op].dtype == Dtype::u8) operands[op].kind = Kind::in_8_bits;

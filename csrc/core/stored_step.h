@@ -39,5 +39,6 @@ class StoredStep {
 
 // The key of an array's states in a step: the same for the same numbers, unlike for any others.
 uint64_t rounding_key(uint64_t seed, uint64_t step, uint64_t array);
+uint64_t state_key(uint64_t key, int state);  // of one of them
 
 }  // namespace innerloop

@@ -40,8 +40,9 @@ struct TensorView {
   Shape dims() const { return Shape(shape, shape + ndim); }
 };
 
-// In C order without gaps.
+// In C order without gaps, as nothing is, too.
 inline bool is_contiguous(const TensorView& t) {
+  if (t.size() == 0) return true;
   ptrdiff_t expected = (ptrdiff_t)dtype_size(t.dtype);
   for (int d = t.ndim - 1; d >= 0; d--) {
     if (t.shape[d] != 1 && t.strides[d] != expected) return false;

@@ -11,6 +11,7 @@ extern const Span<Activation> activations;
 extern const ByDtype<PreluKernels> prelu;
 extern const Span<GatedPair> gated;
 extern const Span<Optimizer> optimizers;
+extern const ByDtype<GradientKernels> gradients;
 extern const Span<SoftmaxFunction> softmaxes;
 extern const ByDtype<CrossEntropyKernel> softmax_cross_entropy;
 extern const Span<ElementwiseLoss> elementwise_losses;

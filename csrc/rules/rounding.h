@@ -56,9 +56,10 @@ struct Code {
     using B = typename V::bits_type;
     const V a = abs(x), least = from_bits<V>(B((offset + 1) << 20));
     const V rounded = from_bits<V>((bits(a) + (random >> 12)) & ~B(0xfffff));
-    // Between 0 and the least: a random number in [0, least) against a.
+    // Between 0 and the least: a random number in [0, least) against a. States that are never negative are divided by,
+    // so they do not vanish.
     const V uniform = (from_bits<V>((random >> 9) | B(127u << 23)) - V(1)) * least;
-    const V small = select(uniform < a, least, V(0));
+    const V small = select((negatives ? uniform : V(0)) < a, least, V(0));
     const V y = select(a < least, small, select(rounded < V(1), rounded, V(1)));
     const B code = bits(y) >> 20;
     const B shifted = bits(select(y == V(0), from_bits<V>(B(0)), from_bits<V>(code - B(offset))));

@@ -194,8 +194,12 @@ void test_optimizers(Dtype dtype) {
       views[2 + s] = states[s].view;
       given |= 1u << s;
     }
-    for (int step = 1; step <= 3; step++) {
-      OptimizerStep work(optimizer, numbers, step, 1);
+    StepOptions options;
+    for (int step = 1; step <= 4; step++) {
+      options.clip = step == 4;
+      options.max_norm = 0.5;
+      OptimizerStep work(optimizer, options, 1);
+      work.begin_group(numbers, false, step == 4 ? 0.01 : 0, step);
       work.add(views, given);
       work.run();
     }
@@ -255,6 +259,16 @@ void test_norms(Dtype dtype) {
   }
 }
 
+void test_clipping(Dtype dtype) {
+  Tensor grad(dtype, {70001});
+  GradientNorm gradients(1);
+  gradients.add(grad.fill(10).view);
+  Call call;
+  const double norm = gradients.norm(call);
+  gradients.multiply(call, clip_coefficient(norm, 1.0));
+  record("clip_grad_norm", dtype, grad);
+}
+
 }  // namespace
 
 int main() {
@@ -274,6 +288,7 @@ int main() {
         test_optimizers(dtype);
         test_dropout(dtype);
         test_norms(dtype);
+        test_clipping(dtype);
       }
     }
   }

@@ -77,14 +77,14 @@ __global__ void norm(const T* x, T* y) {
 }
 
 template <class Step, int states, class T>
-__global__ void optimizer(Step step, T* p, const T* g, T* memory, int n) {
+__global__ void optimizer(Step step, GradientShare<T> share, T* p, const T* g, T* memory, int n) {
   const int i = (int)(blockIdx.x * blockDim.x + threadIdx.x);
   if (i >= n) return;
   using V = Vec<T, 1>;
   V state[states];
   for (int s = 0; s < states; s++) state[s] = V(memory[s * n + i]);
   constexpr unsigned every = (1u << states) - 1;
-  p[i] = step.template update<every>(V(p[i]), V(g[i]), state).v;
+  p[i] = step.template update<every>(V(p[i]), share.of(V(p[i]), V(g[i])), state).v;
   for (int s = 0; s < states; s++) memory[s * n + i] = state[s].v;
 }
 
@@ -99,7 +99,8 @@ void launch_step(T* p, const T* g, T* memory, int n) {
   const double parameters[kMaxParameters] = {};
   using Step = typename Rule::template Step<T>;
   constexpr int states = sizeof(Rule::states) / sizeof(Rule::states[0]);
-  optimizer<Step, states><<<(n + 255) / 256, 256>>>(Step(make_rule<Rule>(parameters), 1), p, g, memory, n);
+  const GradientShare<T> share = {1, 0};
+  optimizer<Step, states><<<(n + 255) / 256, 256>>>(Step(make_rule<Rule>(parameters), 1), share, p, g, memory, n);
 }
 
 template <class... Rules>

@@ -222,7 +222,7 @@ def _share(
 
 def optimizer_cases(dtype: np.dtype, sizes: tuple[int, ...]) -> Iterator[Case]:
     """Three steps of each optimizer, with its defaults and with each option that it has."""
-    switched: dict[str, Any] = {"momentum": 0.9, "weight_decay": 0.1}
+    switched: dict[str, Any] = {"momentum": 0.9, "weight_decay": 0.1, "l1": 0.1, "grad_scale": 8.0}
     for name, entry in reference.OPTIMIZERS.items():
         known = entry.hyperparameters
         variants: list[dict[str, Any]] = [{}]

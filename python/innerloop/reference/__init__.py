@@ -11,6 +11,7 @@ bindings and the tests are held to.
 from . import activations as activations
 from . import elementwise_losses as elementwise_losses
 from . import gated as gated
+from . import gradients as gradients
 from . import losses as losses
 from . import norms as norms
 from . import optimizers as optimizers

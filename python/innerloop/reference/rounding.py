@@ -37,6 +37,11 @@ def rounding_key(seed: int, step: int, array: int) -> int:
     return next_key(next_key(next_key(0, seed), step), array)
 
 
+def state_key(key: int, state: int) -> int:
+    """Return the key of one of an array's states, numbered in the optimizer's order."""
+    return next_key(key, state)
+
+
 def random_bits(n: int, key: int) -> NDArray:
     """Return n random uint32: for each block a key, for each of its elements a hash of both.
 
@@ -87,7 +92,8 @@ def to_8_bits(x: NDArray, negatives: bool, key: int) -> tuple[NDArray, NDArray]:
 
     The idea is that of T. Dettmers, M. Lewis, S. Shleifer and L. Zettlemoyer, "8-bit optimizers
     via block-wise quantization", ICLR 2022; the codes are those of `code_values`. A NaN or an
-    infinity makes its whole block NaN.
+    infinity makes its whole block NaN. States that are never negative are divided by, so what lies
+    between 0 and the least code goes up.
     """
     flat = np.ascontiguousarray(x, np.float32).reshape(-1)
     n, count = flat.size, (flat.size + BLOCK - 1) // BLOCK
@@ -103,9 +109,9 @@ def to_8_bits(x: NDArray, negatives: bool, key: int) -> tuple[NDArray, NDArray]:
     high = np.minimum(low + 1, grid.size - 1)
     share = (relative - grid[low]) / np.where(high > low, grid[high] - grid[low], 1)
     # As many random bits as each interval has floats: 20 between two codes, 23 below the least.
-    up = np.where(
-        low > 0, (random >> 12) + np.floor(share * 2**20) >= 2**20, (random >> 9) < share * 2**23
-    )
+    up = (random >> 12) + np.floor(share * 2**20) >= 2**20
+    small = (random >> 9) < share * 2**23 if negatives else relative > 0
+    up = np.where(low > 0, up, small)
     code = np.where(np.isnan(relative), grid.size - 1, np.where(up, high, low)).astype(np.uint8)
     if negatives:
         code |= np.signbit(flat).astype(np.uint8) << 7
