@@ -30,7 +30,7 @@ class Call:
     arrays: dict[str, np.ndarray]
     other: dict[str, Any] = field(default_factory=dict)
     writes: tuple[str, ...] = ("out",)
-    any_shape: tuple[str, ...] = ()  # arrays that may have a shape of their own choice
+    any_shape: tuple[str, ...] = ()  # arrays that may also be of one element
     in_place: tuple[str, ...] = ()  # inputs that `out` may be
 
     def run(self, **changed: Any) -> Any:
@@ -70,7 +70,7 @@ def calls() -> Iterator[tuple[str, Call]]:
                 Call(backward, arrays, {"x": None}, in_place=("dy", "y")),
             )
     arrays = {"x": f32(N, C), "weight": f32(C), "out": f32(N, C)}
-    yield "prelu", Call(il.prelu, arrays, in_place=("x",))
+    yield "prelu", Call(il.prelu, arrays, any_shape=("weight",), in_place=("x",))
     arrays = {"dy": f32(N, C), "x": f32(N, C), "weight": f32(C)}
     arrays |= {"dx": f32(N, C), "dweight": f32(C)}
     yield "prelu_backward", Call(prelu_backward, arrays, writes=("dx", "dweight"))
@@ -231,7 +231,7 @@ def test_wrong_shape(target: str, name: str, fault: str) -> None:
     call = CALLS[name]
     for argument, array in call.arrays.items():
         wrong = SHAPES[fault](array)
-        if wrong.shape == array.shape:
+        if wrong.shape == array.shape or (argument in call.any_shape and wrong.size == 1):
             continue
         message = refuses(call, (ValueError,), **{argument: wrong})
         assert names(call, message) or "memory" in message, message
