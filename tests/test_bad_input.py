@@ -73,7 +73,8 @@ def calls() -> Iterator[tuple[str, Call]]:
     yield "prelu", Call(il.prelu, arrays, any_shape=("weight",), in_place=("x",))
     arrays = {"dy": f32(N, C), "x": f32(N, C), "weight": f32(C)}
     arrays |= {"dx": f32(N, C), "dweight": f32(C)}
-    yield "prelu_backward", Call(prelu_backward, arrays, writes=("dx", "dweight"))
+    writes = ("dx", "dweight")
+    yield "prelu_backward", Call(prelu_backward, arrays, writes=writes, in_place=("dy", "x"))
     for name in GATED:
         yield name, Call(getattr(il, name), {"x": f32(N, 2 * C), "out": f32(N, C)})
         arrays = {"dy": f32(N, C), "x": f32(N, 2 * C), "out": f32(N, 2 * C)}
