@@ -31,6 +31,7 @@ class Call:
     other: dict[str, Any] = field(default_factory=dict)
     writes: tuple[str, ...] = ("out",)
     any_shape: tuple[str, ...] = ()  # arrays that may have a shape and dtype of their own choice
+    one_element: tuple[str, ...] = ()  # arrays that may also be of one element
     in_place: tuple[str, ...] = ()  # inputs that `out` may be, or "dx x": x that dx may be
 
     def run(self, **changed: Any) -> Any:
@@ -75,10 +76,11 @@ def calls() -> Iterator[tuple[str, Call]]:
                 Call(backward, arrays, {"x": None}, in_place=("dy", "y")),
             )
     arrays = {"x": f32(N, C), "weight": f32(C), "out": f32(N, C)}
-    yield "prelu", Call(il.prelu, arrays, in_place=("x",))
+    yield "prelu", Call(il.prelu, arrays, one_element=("weight",), in_place=("x",))
     arrays = {"dy": f32(N, C), "x": f32(N, C), "weight": f32(C)}
     arrays |= {"dx": f32(N, C), "dweight": f32(C)}
-    yield "prelu_backward", Call(prelu_backward, arrays, writes=("dx", "dweight"))
+    writes = ("dx", "dweight")
+    yield "prelu_backward", Call(prelu_backward, arrays, writes=writes, in_place=("dy", "x"))
     for name in GATED:
         yield name, Call(getattr(il, name), {"x": f32(N, 2 * C), "out": f32(N, C)})
         arrays = {"dy": f32(N, C), "x": f32(N, 2 * C), "out": f32(N, 2 * C)}
@@ -291,7 +293,8 @@ def test_wrong_shape(target: str, name: str, fault: str) -> None:
     call = CALLS[name]
     for argument, array in call.arrays.items():
         wrong = SHAPES[fault](array)
-        if wrong.shape == array.shape or argument in call.any_shape:
+        free = argument in call.any_shape or (argument in call.one_element and wrong.size == 1)
+        if wrong.shape == array.shape or free:
             continue
         message = refuses(call, (ValueError,), **{argument: wrong})
         assert names(call, message) or "memory" in message, message

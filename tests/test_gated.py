@@ -15,7 +15,7 @@ from innerloop.reference import GATED
 from support import DTYPES, LAYOUTS, equal_bits, fma_isas, numbers, sizes_around
 
 NAMES = il.gated.NAMES
-TOLERANCE = {"float32": {"rtol": 5e-6, "atol": 2e-6}, "float64": {"rtol": 1e-12, "atol": 1e-13}}
+TOLERANCE = {"float32": {"rtol": 1e-5, "atol": 1e-5}, "float64": {"rtol": 1e-12, "atol": 1e-13}}
 
 
 def functions(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:

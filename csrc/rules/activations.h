@@ -199,9 +199,9 @@ struct Celu {
   }
 };
 
-// y = x t, t = tanh(ln(1 + e^x)) (Misra 2019). With w = e^x and n = w (w + 2): t = n / (n + 2), q = 1 - t = 2 / (n +
-// 2), and dy/dx = t + x w (w + 1) q^2. For few roundings y is x - x q where x > 0, and x w (1 - r), r = w (w + 1) / (n
-// + 2), elsewhere. At infinity both have their limits.
+// y = x t, t = tanh(ln(1 + e^x)) (Misra 2019). Where w = e^x and n = w (w + 2): t = n / (n + 2), q = 1 - t = 2 / (n +
+// 2), dy/dx = t + x w (w + 1) q^2. For few roundings y is x - x q where x > -0.3, and elsewhere x w (1 - r), where r =
+// w (w + 1) / (n + 2). At infinity both have their limits.
 struct Mish {
   static constexpr const char* name = "mish";
   static constexpr bool saves_output = false;
@@ -210,7 +210,7 @@ struct Mish {
     const V bounded = within_limits(x);
     const Exponential<V> e = exponential(bounded);
     const V mantissa = V(1) + e.s, w = e.scale(mantissa);
-    const auto above = x > V(0);
+    const auto above = x > V(-0.3);
     const V part = select(above, V(2), fma(w, w, w)) / (fma(w, w, w + w) + V(2));  // q or r
     const V less_1 = fma(-part, mantissa, e.s);                                    // w (1 - r) is 1 + less_1, scaled
     return select(above, fma(-bounded, part, x), e.scale(fma(bounded, less_1, bounded)));

@@ -24,7 +24,7 @@ from .console import console, show_table
 ELEMENTARY = ("exp", "expm1", "log", "log1p", "erf")  # the others are activations
 BOUNDS = {
     **{"exp": 1.0, "expm1": 1.2, "log": 1.0, "log1p": 1.0, "tanh": 1.5, "erf": 2.0, "sigmoid": 2.0},
-    **{"gelu": 3.0, "elu": 1.0, "selu": 2.0, "mish": 2.0, "softplus": 2.0, "softsign": 1.5},
+    **{"gelu": 3.0, "elu": 1.1, "selu": 2.0, "mish": 3.0, "softplus": 2.0, "softsign": 1.5},
     **{"hardsigmoid": 1.5, "hardswish": 2.0},
 }
 FUNCTIONS = tuple(BOUNDS)
