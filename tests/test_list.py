@@ -9,7 +9,7 @@ import pytest
 
 import innerloop as il
 from innerloop import _core
-from innerloop.reference import ACTIVATIONS, OPTIMIZERS
+from innerloop.reference import ACTIVATIONS, LOSSES, OPTIMIZERS
 
 
 def test_activations() -> None:
@@ -36,13 +36,14 @@ def test_optimizers() -> None:
 
 # The names of docs/design.md, section 5, that this version has.
 PUBLIC = """softmax softmax_backward log_softmax log_softmax_backward activation activation_backward
-linear linear_backward pack softmax_cross_entropy set_num_threads get_num_threads use_isa isas
-backends use_backend info""".split()
+linear linear_backward pack softmax_cross_entropy nll_loss set_num_threads get_num_threads use_isa
+isas backends use_backend info""".split()
 
 
 @pytest.mark.parametrize(
     "name",
     PUBLIC
+    + list(LOSSES)
     + [n for a in ACTIVATIONS for n in (a, f"{a}_backward")]
     + [n for o in OPTIMIZERS.values() for n in (f"{o.name}_step", o.class_name)],
 )
