@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import innerloop as il
-from innerloop.reference import ACTIVATIONS, GATED, OPTIMIZERS
+from innerloop.reference import ACTIVATIONS, GATED, LOSSES, OPTIMIZERS
 from support import numbers
 
 N, C, K = 6, 5, 7  # rows, classes or outputs, inputs
@@ -120,6 +120,24 @@ def calls() -> Iterator[tuple[str, Call]]:
         arrays |= {"dx": f32(N, K), "dw": f32(K, C), "db": f32(C)}
         call = Call(linear_cross_entropy, arrays, {"z_loss": 0.1}, writes=("dx", "dw", "db"))
         yield f"linear_cross_entropy {kind}", call
+    for reduction, return_grad in (("mean", True), ("none", True), ("sum", False)):
+        out = {"out": f32(N, C)} if return_grad else {}
+        other = {"reduction": reduction, "return_grad": return_grad}
+        writes = ("out",) * return_grad
+        for name, loss in LOSSES.items():
+            pair = {"pred": il.sigmoid(f32(N, C)), "target": il.sigmoid(f32(N, C, seed=1))}
+            arrays = pair | {"sample_weight": abs(f32(N, C))} | out
+            call = Call(getattr(il, name), arrays, other, writes, in_place=("pred",))
+            yield f"{name} {reduction} {return_grad}", call
+            if loss.array:
+                arrays = arrays | {loss.array: abs(f32(N, C))}
+                call = Call(getattr(il, name), arrays, other, writes, in_place=("pred",))
+                call.any_shape = (loss.array,)
+                yield f"{name} {reduction} {return_grad} {loss.array}", call
+        arrays = {"log_probs": f32(N, C), "target": labels(), "weight": abs(f32(C))}
+        arrays |= {"sample_weight": abs(f32(N))} | out
+        call = Call(il.nll_loss, arrays, other, writes, in_place=("log_probs",))
+        yield f"nll_loss {reduction} {return_grad}", call
     for name, optimizer in OPTIMIZERS.items():
         states = [f"{state}s" for state in optimizer.states]
         arrays = {a: abs(f32(N, C)) for a in ["params", "grads", *states]}
@@ -441,6 +459,15 @@ SCALARS = [
     ("softmax_cross_entropy mean index ", {"z_loss": float("nan")}, ValueError),
     ("softmax_cross_entropy mean index ", {"z_loss": float("inf")}, ValueError),
     ("softmax_cross_entropy mean index ", {"z_loss": "a"}, TypeError),
+    ("nll_loss mean True", {"axis": 2}, ValueError),
+    ("nll_loss mean True", {"ignore_index": 0.5}, TypeError),
+    ("nll_loss mean True", {"reduction": "batchmean"}, ValueError),
+    ("nll_loss mean True", {"grad_scale": float("nan")}, ValueError),
+    ("nll_loss mean True", {"return_grad": False}, ValueError),
+    ("mse_loss mean True", {"reduction": "batchmean"}, ValueError),
+    ("huber_loss mean True", {"delta": 0.0}, ValueError),
+    ("smooth_l1_loss mean True", {"beta": -0.1}, ValueError),
+    ("kl_div mean True", {"log_target": 2}, ValueError),
     ("sgd_step", {"lr": -1.0}, ValueError),
     ("sgd_step", {"lr": float("nan")}, ValueError),
     ("sgd_step", {"lr": "fast"}, TypeError),

@@ -9,7 +9,7 @@ import pytest
 
 import innerloop as il
 from innerloop import _core
-from innerloop.reference import ACTIVATIONS, GATED, OPTIMIZERS
+from innerloop.reference import ACTIVATIONS, GATED, LOSSES, OPTIMIZERS
 
 
 def test_activations() -> None:
@@ -44,13 +44,14 @@ def test_optimizers() -> None:
 PUBLIC = """softmax softmax_backward log_softmax log_softmax_backward activation activation_backward
 prelu prelu_backward linear linear_backward linear_cross_entropy pack dropout dropout_backward
 layer_norm layer_norm_backward rms_norm rms_norm_backward batch_norm batch_norm_backward
-softmax_cross_entropy set_num_threads get_num_threads use_isa isas backends use_backend
+softmax_cross_entropy nll_loss set_num_threads get_num_threads use_isa isas backends use_backend
 info""".split()
 
 
 @pytest.mark.parametrize(
     "name",
     PUBLIC
+    + list(LOSSES)
     + [n for a in [*ACTIVATIONS, *GATED] for n in (a, f"{a}_backward")]
     + [n for o in OPTIMIZERS.values() for n in (f"{o.name}_step", o.class_name)],
 )
