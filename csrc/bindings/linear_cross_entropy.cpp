@@ -48,7 +48,7 @@ py::object layer_loss(py::handle x, py::handle w, py::handle target, py::handle 
                                                           aweight ? &*aweight : nullptr, asample ? &*asample : nullptr});
   }
   std::optional<Array> losses;
-  if (given.reduction == Reduction::none) losses = arguments.fresh(ax.view.dtype, rows);
+  if (given.reduction == Reduction::none) losses = arguments.fresh(compute_dtype(ax.view.dtype), rows);
 
   double value = 0;
   if (reference_in_use()) {

@@ -19,6 +19,7 @@ const Kernels kernels = {INNERLOOP_NAME(INNERLOOP_ISA),
                          &softmaxes,
                          &linear,
                          &softmax_cross_entropy,
+                         &cross_entropy_parts,
                          &optimizers,
                          &probes};
 

@@ -11,6 +11,7 @@ extern const Span<Activation> activations;
 extern const Span<Optimizer> optimizers;
 extern const Span<SoftmaxFunction> softmaxes;
 extern const ByDtype<CrossEntropyKernel> softmax_cross_entropy;
+extern const ByDtype<CrossEntropyParts> cross_entropy_parts;
 extern const Probes probes;
 extern const ByDtype<LinearKernels> linear;
 
