@@ -114,9 +114,7 @@ def test_beside_the_reference(target: str, dtype: Any) -> None:
     got = (y, *il.linear_backward(dy, x, w, saved, activation="gelu"))
     z = wide(x).astype("f8") @ wide(w) + wide(b)
     np.testing.assert_allclose(wide(y), il.gelu(z), rtol=step, atol=step / 8)
-    want = il.linear_backward(
-        *(wide(a).astype("f8") for a in (dy, x, w, saved)), activation="gelu"
-    )
+    want = il.linear_backward(*(wide(a).astype("f8") for a in (dy, x, w, saved)), activation="gelu")
     for a, e in zip(got[1:], want, strict=True):
         np.testing.assert_allclose(wide(a), e, rtol=step, atol=step / 4)
 
@@ -133,7 +131,7 @@ def test_beside_torch(isa: str, name: str) -> None:
     assert isinstance(y, torch.Tensor) and y.dtype == dtype
     want = torch.nn.functional.linear(x.double(), stored.double(), b.double())
     torch.testing.assert_close(y.double(), want, rtol=torch.finfo(dtype).eps, atol=1e-2)
-    dx, dw, db = il.linear_backward(y, x, stored.T)
+    _, dw, _ = il.linear_backward(y, x, stored.T)
     torch.testing.assert_close(
         dw.double(), x.double().T @ y.double(), rtol=torch.finfo(dtype).eps, atol=1e-1
     )

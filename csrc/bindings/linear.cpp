@@ -177,7 +177,8 @@ void LinearGradients::copy_reference(const py::tuple& gradients) const {
 }
 
 py::tuple LinearGradients::result(const Arguments& arguments) const {
-  return py::make_tuple(arguments.result(dx), arguments.result(dw), db ? arguments.result(*db) : py::object(py::none()));
+  return py::make_tuple(arguments.result(dx), arguments.result(dw),
+                        db ? arguments.result(*db) : py::object(py::none()));
 }
 
 void bind_linear(py::module_& m) {

@@ -43,9 +43,10 @@ py::object layer_loss(py::handle x, py::handle w, py::handle target, py::handle 
   if (asample) check_shape(asample->view, rows, "that of x without its last axis, a weight for each row");
   std::optional<LinearGradients> gradients;
   if (given.return_grad) {
-    gradients.emplace(arguments, out, ax.view, classes, ab ? nullptr : "b=None does without",
-                      std::initializer_list<const Array*>{&ax, &aw, &atarget, ab ? &*ab : nullptr,
-                                                          aweight ? &*aweight : nullptr, asample ? &*asample : nullptr});
+    gradients.emplace(
+        arguments, out, ax.view, classes, ab ? nullptr : "b=None does without",
+        std::initializer_list<const Array*>{&ax, &aw, &atarget, ab ? &*ab : nullptr, aweight ? &*aweight : nullptr,
+                                            asample ? &*asample : nullptr});
   }
   std::optional<Array> losses;
   if (given.reduction == Reduction::none) losses = arguments.fresh(compute_dtype(ax.view.dtype), rows);
@@ -53,15 +54,14 @@ py::object layer_loss(py::handle x, py::handle w, py::handle target, py::handle 
   double value = 0;
   if (reference_in_use()) {
     check_labels(atarget.view, classes, options);
-    const py::tuple both = reference("linear_cross_entropy")
-                               .attr("linear_cross_entropy")(
-                                   ax.owner, aw.owner, atarget.owner, owner_or_none(ab),
-                                   py::arg("weight") = owner_or_none(aweight),
-                                   py::arg("sample_weight") = owner_or_none(asample),
-                                   py::arg("ignore_index") = options.ignore_index,
-                                   py::arg("label_smoothing") = options.label_smoothing,
-                                   py::arg("z_loss") = options.z_loss, py::arg("reduction") = reduction,
-                                   py::arg("return_grad") = true, py::arg("grad_scale") = options.grad_scale);
+    const py::tuple both =
+        reference("linear_cross_entropy")
+            .attr("linear_cross_entropy")(
+                ax.owner, aw.owner, atarget.owner, owner_or_none(ab), py::arg("weight") = owner_or_none(aweight),
+                py::arg("sample_weight") = owner_or_none(asample), py::arg("ignore_index") = options.ignore_index,
+                py::arg("label_smoothing") = options.label_smoothing, py::arg("z_loss") = options.z_loss,
+                py::arg("reduction") = reduction, py::arg("return_grad") = true,
+                py::arg("grad_scale") = options.grad_scale);
     if (gradients) gradients->copy_reference(both[1]);
     if (losses) {
       copy_into(*losses, both[0]);

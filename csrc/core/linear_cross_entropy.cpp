@@ -112,7 +112,8 @@ class Work {
     if (a.losses && classes == 0) memset(a.losses->data, 0, (size_t)(rows * item));
     double sum = 0;
     if (rows > 0 && classes > 0) {
-      logits = call.array<char>(std::max(at_once * pitch_of(part), dw_part ? pieces_of(dw_part) * pitch_of(dw_part) : 0));
+      logits =
+          call.array<char>(std::max(at_once * pitch_of(part), dw_part ? pieces_of(dw_part) * pitch_of(dw_part) : 0));
       if (half && a.dx) take_sums();
       sum = segments(0, rows, [&](int64_t first, int64_t count) { return segment(first, count, divisor); });
       if (half && a.dx) in_parts ? dw_by_parts(divisor) : narrow_dw(0, classes);
@@ -133,11 +134,11 @@ class Work {
   const bool half;
   const int row_axes;
   const int64_t rows, depth, classes;
-  size_t bytes;           // of logits at a time
-  bool in_parts;          // rows are seen some classes at a time
-  int64_t part;           // classes at a time
-  int64_t dw_part = 0;    // classes of dw at a time, where that is apart
-  int64_t at_once;        // rows at a time
+  size_t bytes;         // of logits at a time
+  bool in_parts;        // rows are seen some classes at a time
+  int64_t part;         // classes at a time
+  int64_t dw_part = 0;  // classes of dw at a time, where that is apart
+  int64_t at_once;      // rows at a time
   char* logits = nullptr;
   Matrix w = {};
   TensorView weight;
@@ -192,7 +193,8 @@ class Work {
     if (a.target.sample_weight) {
       sample_weight = full(rows_between(call, *a.target.sample_weight, row_axes, first, count));
     }
-    const CrossEntropyTarget views = {&labels, a.target.weight ? &weight : nullptr, a.target.sample_weight ? &sample_weight : nullptr};
+    const CrossEntropyTarget views = {&labels, a.target.weight ? &weight : nullptr,
+                                      a.target.sample_weight ? &sample_weight : nullptr};
     return plan_cross_entropy(call, dtype, count, classes, views, options);
   }
 
@@ -341,7 +343,8 @@ class Work {
   void piece_by_parts(const CrossEntropyPlan& rows_plan, int64_t first, int64_t at, int64_t n, char* losses) {
     auto* sums = call.array<CrossEntropySums>(n);
     std::fill_n(sums, n, CrossEntropySums());
-    char* row_slopes = half && a.dx ? reinterpret_cast<char*>(slopes + 4 * (first + at)) : call.array<char>(4 * n * item);
+    char* row_slopes =
+        half && a.dx ? reinterpret_cast<char*>(slopes + 4 * (first + at)) : call.array<char>(4 * n * item);
     const size_t mark = call.mark();
     CrossEntropyPart p = {};
     for (int64_t c = 0; c < classes; c += part) {

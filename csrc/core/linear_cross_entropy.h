@@ -20,8 +20,9 @@ struct LinearCrossEntropy {
 size_t logits_limit();
 void set_logits_limit(size_t bytes);
 
-// Returns the reduced loss, or writes `losses` for Reduction::none. Throws IndexError, with nothing written, for a label
-// out of range. The bits are those of linear_forward, softmax_cross_entropy and linear_backward one after the other.
+// Returns the reduced loss, or writes `losses` for Reduction::none. Throws IndexError, with nothing written, for a
+// label out of range. The bits are those of linear_forward, softmax_cross_entropy and linear_backward one after the
+// other.
 double linear_cross_entropy(const LinearCrossEntropy& call, const CrossEntropyOptions& options);
 
 }  // namespace innerloop

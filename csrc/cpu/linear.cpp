@@ -191,7 +191,7 @@ void pack(Team& team, int64_t k, int64_t n, const Matrix& w, void* panels) {
   const int tasks = count < team.threads ? (int)count : team.threads;
   team.run(tasks, [&](int task) {
     int64_t i = count * task / tasks;
-    const int64_t end = count * (task + 1) / tasks, whole = (end < n / kPanel<T> ? end : n / kPanel<T>) - i;
+    const int64_t end = count * (task + 1) / tasks, whole = (end < n / kPanel<T> ? end : n / kPanel<T>)-i;
     if (has_rows_for_panels<T>(f) && whole > 0) {
       pack_panels_of<T>(f, 0, i * kPanel<T>, k, whole, (char*)panels + panel_bytes * (size_t)i, (ptrdiff_t)panel_bytes);
       i += whole;

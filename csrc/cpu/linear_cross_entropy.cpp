@@ -118,7 +118,8 @@ struct Part {
     for_lanes(0, part.classes, [&](int64_t i, int n) INNERLOOP_INLINE {
       const L e = exp_below_1(Row<T>::load(z, i, n) - L(slope[0]));
       const L scaled(slope[1]);
-      Row<T>::store(mixed ? rule.gradient(e, scaled, L(slope[2]) * shares(row, i, n)) : rule.gradient(e, scaled), z, i, n);
+      Row<T>::store(mixed ? rule.gradient(e, scaled, L(slope[2]) * shares(row, i, n)) : rule.gradient(e, scaled), z, i,
+                    n);
     });
     const int64_t own = label(row) - part.first;
     if (!part.labels || own < 0 || own >= part.classes) return;
