@@ -237,7 +237,9 @@ struct LinearBackward {
   Strided db;          // data may be null
   int activation;
   const double* parameters;
-  bool accumulate;  // dw and db, in full storage, go on from what they hold: the same bits as all rows at once
+  // These, in full storage, go on from what they hold: the same bits as all rows, or all columns of w, at once.
+  bool accumulate_dw, accumulate_dx;  // db with dw
+  bool without_dw, without_dx;        // not wanted; db with dw
 };
 
 // The dense layer in one dtype.
@@ -304,7 +306,7 @@ struct LossBlock {
 
 // One elementwise loss in one dtype.
 struct ElementwiseLossKernels {
-  double (*block)(const double* parameters, const LossBlock& block);        // returns the sum of its losses
+  double (*block)(const double* parameters, const LossBlock& block);     // returns the sum of its losses
   bool (*inside)(const char* x, int n, double minimum, double maximum);  // whether all lie there; NaN does not
 };
 
@@ -425,6 +427,34 @@ struct Random {
   ByDtype<DropoutKernels> dropout;
 };
 
+// What the loss of a row is made of, over the classes seen so far.
+struct CrossEntropySums {
+  double top = -__builtin_inf(), total = 0;  // the largest logit; sum(exp(z - top))
+  double sum_q = 0, sum_qz = 0;              // of the shares q: sum(q), sum(q (z - top))
+  double label = 0;                          // the label's logit
+};
+
+// Softmax cross-entropy of rows of which only some classes are at hand. T is the dtype of all but labels and sums.
+struct CrossEntropyPart {
+  int64_t first, classes, all_classes;  // classes [first, first + classes)
+  char* z;                              // logits, their classes end to end; the gradient takes their place
+  ptrdiff_t z_row;
+  const char* probabilities;  // of the same classes, end to end; null for labels
+  ptrdiff_t probabilities_row;
+  const int64_t* labels;      // one a row, -1: ignored; null for probabilities
+  const void* weight;         // one T for each of all classes; or null
+  const void* sample_weight;  // one T a row; or null
+  double label_smoothing, z_loss, scale;
+  CrossEntropySums* sums;  // one a row
+  const void* slopes;      // four T a row, as `finish` wrote them
+};
+
+struct CrossEntropyParts {
+  void (*add)(const CrossEntropyPart& part, int64_t begin, int64_t end);
+  void (*finish)(const CrossEntropyPart& part, void* losses, void* slopes, int64_t begin, int64_t end);
+  void (*gradient)(const CrossEntropyPart& part, int64_t begin, int64_t end);
+};
+
 // Loops that reach a limit of the machine, for benchmarks to be held against.
 struct MemoryProbe {
   const char* name;
@@ -451,6 +481,7 @@ struct Kernels {
   const ByDtype<CrossEntropyKernel>* softmax_cross_entropy;
   const Span<ElementwiseLoss>* elementwise_losses;
   const ByDtype<NllKernels>* nll_loss;
+  const ByDtype<CrossEntropyParts>* cross_entropy_parts;
   const Span<Optimizer>* optimizers;
   const ByDtype<GradientKernels>* gradients;
   const Span<RowNormFunction>* row_norms;

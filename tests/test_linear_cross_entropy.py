@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -102,13 +103,20 @@ def test_options(target: str, dtype: str, kind: str, every: bool, reduction: str
             assert equal_bits(np.asarray(alone), np.asarray(got[0]))
 
 
-@pytest.mark.parametrize("limit", [1, 5000, 60_000])
+def pitch(c: int, dtype: str) -> int:
+    """Bytes of a row of logits, where it is held."""
+    return ((c * np.dtype(dtype).itemsize + 63) // 64 | 1) * 64
+
+
+@pytest.mark.parametrize("limit", [700, 20_000, 60_000])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_pieces_hold_the_same_bits(
     isa: str, logits_limit: Any, dtype: str, kind: str, limit: int
 ) -> None:
     for n, k, c in SIZES:
+        if pitch(c, dtype) > limit:
+            continue
         for every in (False, True):
             call, chosen = problem(n, k, c, dtype, kind), options(n, c, dtype, kind, every)
             for order in ("C", "F"):
@@ -117,6 +125,49 @@ def test_pieces_hold_the_same_bits(
                 whole = il.linear_cross_entropy(**call, return_grad=True, **chosen)
                 logits_limit(limit)
                 same(il.linear_cross_entropy(**call, return_grad=True, **chosen), whole)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_too_long_to_be_held(
+    isa: str, restore_threads: None, logits_limit: Any, dtype: str, kind: str, reduction: str
+) -> None:
+    n, k, c = 13, 7, 5003
+    for every, order in itertools.product((False, True), ("C", "F")):
+        call, chosen = problem(n, k, c, dtype, kind), options(n, c, dtype, kind, every)
+        call["w"] = np.array(call["w"], order=order)
+        call["x"][1] *= 100
+        chosen["reduction"] = reduction
+        logits_limit(0)
+        whole = il.linear_cross_entropy(**call, return_grad=True, **chosen)
+        results = []
+        for limit, threads in ((1, 1), (1, 3), (19_999, 2)):  # of which one holds several rows
+            logits_limit(limit)
+            il.set_num_threads(threads)
+            results.append(il.linear_cross_entropy(**call, return_grad=True, **chosen))
+            close(results[-1], whole, dtype)
+            same(results[-1], results[0])
+        alone = il.linear_cross_entropy(**call, **chosen)
+        assert equal_bits(np.asarray(alone), np.asarray(results[0][0]))
+
+
+@pytest.mark.parametrize("limit", [0, 1])
+def test_special_values(isa: str, logits_limit: Any, limit: int) -> None:
+    """Masked classes, infinities and NaN, whichever way the row is taken."""
+    c = 4200
+    for value, place in itertools.product((-np.inf, np.inf, np.nan, -1e30), (0, 2047, 4100, None)):
+        w, b = np.zeros((1, c)), np.zeros(c)
+        if place is None:
+            b[:4000] = value
+        else:
+            b[place] = value
+        call = {"x": np.ones((2, 1)), "w": w, "target": np.array([5, 4150]), "b": b}
+        for reduction in ("none", "mean"):
+            logits_limit(limit)
+            got = il.linear_cross_entropy(**call, reduction=reduction, return_grad=True)
+            want = reference.linear_cross_entropy(**call, reduction=reduction, return_grad=True)
+            close(got, want, "float64")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -159,7 +210,7 @@ def test_leading_axes_are_rows_wherever_they_lie(isa: str, logits_limit: Any, ki
         assert loss.shape == shape and dx.shape == (*shape, 6)
         same((loss.reshape(60), (dx.reshape(60, 6), dw, db)), want)
     loss, (dx, _, _) = il.linear_cross_entropy(
-        call["x"][0], call["w"], call["target"][0], return_grad=True
+        call["x"][0], call["w"], call["target"][0, ...], return_grad=True
     )
     assert loss.shape == () and dx.shape == (6,)
 
@@ -299,3 +350,68 @@ def test_memory_beyond_inputs_and_gradients(
         pytest.skip("the peak cannot be reset here")
     assert run.returncode == 0, run.stderr
     assert float(run.stdout) < most
+
+
+# --- half precision ------------------------------------------------------------------------------
+
+HALVES = [np.float16, ml_dtypes.bfloat16]
+
+
+def rounded(a: Any, dtype: Any) -> Any:
+    with np.errstate(all="ignore"):
+        return a.astype(dtype) if isinstance(a, np.ndarray) and a.dtype.kind not in "iu" else a
+
+
+def in_half(arguments: dict[str, Any], dtype: Any) -> dict[str, Any]:
+    return {name: rounded(a, dtype) for name, a in arguments.items()}
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", HALVES)
+def test_half_is_float32_rounded_once(
+    isa: str, logits_limit: Any, dtype: Any, kind: str, reduction: str
+) -> None:
+    for (n, k, c), order in itertools.product(SIZES, ("C", "F")):
+        call = in_half(problem(n, k, c, "float32", kind), dtype)
+        chosen = in_half(options(n, c, "float32", kind, True), dtype) | {"reduction": reduction}
+        call["w"] = np.array(call["w"], order=order)
+        wide_call, wide_options = in_half(call, "f4"), in_half(chosen, "f4")
+        loss, want = il.linear_cross_entropy(**wide_call, return_grad=True, **wide_options)
+        for limit in (0, 30_000):
+            logits_limit(limit)
+            out = (None, np.zeros((k, c), dtype, order=order), None)
+            got = il.linear_cross_entropy(**call, return_grad=True, out=out, **chosen)
+            assert got[0].dtype == np.float32
+            if limit == 0:
+                assert equal_bits(np.asarray(got[0]), np.asarray(loss))
+            step = float(ml_dtypes.finfo(dtype).eps) if limit else 0
+            for g, e in zip(got[1], want, strict=True):
+                assert g.dtype == dtype
+                expected = rounded(rounded(e, dtype), "f4")
+                least = np.abs(expected).max(initial=0) * step * 1e-2
+                np.testing.assert_allclose(rounded(g, "f4"), expected, rtol=step, atol=least)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", HALVES)
+def test_half_by_parts(isa: str, restore_threads: None, logits_limit: Any, dtype: Any, kind: str):
+    """The gradients are summed in float32, however many parts they are taken in."""
+    n, k, c = 45, 9, 5003
+    call = in_half(problem(n, k, c, "float32", kind), dtype)
+    chosen = in_half(options(n, c, "float32", kind, True), dtype)
+    loss, want = il.linear_cross_entropy(
+        **in_half(call, "f4"), return_grad=True, **in_half(chosen, "f4")
+    )
+    step = float(ml_dtypes.finfo(dtype).eps)
+    results = []
+    for limit, threads in ((1, 1), (1, 3), (50_000, 2)):
+        logits_limit(limit)
+        il.set_num_threads(threads)
+        results.append(il.linear_cross_entropy(**call, return_grad=True, **chosen))
+        np.testing.assert_allclose(results[-1][0], loss, rtol=1e-5)
+        for g, e, first in zip(results[-1][1], want, results[0][1], strict=True):
+            e = rounded(rounded(e, dtype), "f4")
+            least = np.abs(e).max() * 1e-5
+            np.testing.assert_allclose(rounded(g, "f4"), e, rtol=step, atol=least)
+            assert equal_bits(rounded(g, "f4"), rounded(first, "f4"))

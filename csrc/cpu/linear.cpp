@@ -136,12 +136,12 @@ void backward(Team& team, const LinearBackward& l) {
   dz.parameters = l.parameters;
 
   const size_t sums_bytes = (size_t)l.n * sizeof(T);
-  char* sums = l.db.data != nullptr && l.n > 0 ? (char*)team.scratch(sums_bytes) : nullptr;
+  char* sums = l.db.data != nullptr && l.n > 0 && !l.without_dw ? (char*)team.scratch(sums_bytes) : nullptr;
   if (sums != nullptr) {
     memset(sums, 0, sums_bytes);
-    if (l.accumulate) gather<T>(l.db, l.n, sums);
+    if (l.accumulate_dw) gather<T>(l.db, l.n, sums);
   }
-  if (l.n > 0 && (l.k > 0 || sums != nullptr)) {  // also with k = 0, for db
+  if (l.n > 0 && (l.k > 0 || sums != nullptr) && !l.without_dw) {  // also with k = 0, for db
     Product dw = {};
     dw.m = l.k;
     dw.n = l.n;
@@ -151,7 +151,7 @@ void backward(Team& team, const LinearBackward& l) {
     dw.b = dz;
     dw.y = l.dw;
     dw.column_sums = sums;
-    dw.accumulate = l.accumulate;
+    dw.accumulate = l.accumulate_dw;
     // Columns end to end are rows of the product with the roles swapped.
     if (l.k > 0 && l.dw.row == item_size<T>(l.dw.storage) && l.dw.column != l.dw.row && has_plain_rows<T>(dz)) {
       dw.m = l.n;
@@ -167,7 +167,7 @@ void backward(Team& team, const LinearBackward& l) {
     multiply<T>(team, dw);
   }
   if (sums != nullptr) scatter<T>(sums, l.n, l.db);
-  if (l.m > 0 && l.k > 0) {
+  if (l.m > 0 && l.k > 0 && !l.without_dx) {
     Product dx = {};
     dx.m = l.m;
     dx.n = l.k;
@@ -177,6 +177,7 @@ void backward(Team& team, const LinearBackward& l) {
     dx.b.transposed = true;
     dx.panels = (const char*)l.panels;
     dx.y = l.dx;
+    dx.accumulate = l.accumulate_dx;
     multiply<T>(team, dx);
   }
 }
@@ -190,7 +191,7 @@ void pack(Team& team, int64_t k, int64_t n, const Matrix& w, void* panels) {
   const int tasks = count < team.threads ? (int)count : team.threads;
   team.run(tasks, [&](int task) {
     int64_t i = count * task / tasks;
-    const int64_t end = count * (task + 1) / tasks, whole = (end < n / kPanel<T> ? end : n / kPanel<T>) - i;
+    const int64_t end = count * (task + 1) / tasks, whole = (end < n / kPanel<T> ? end : n / kPanel<T>)-i;
     if (has_rows_for_panels<T>(f) && whole > 0) {
       pack_panels_of<T>(f, 0, i * kPanel<T>, k, whole, (char*)panels + panel_bytes * (size_t)i, (ptrdiff_t)panel_bytes);
       i += whole;

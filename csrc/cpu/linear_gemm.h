@@ -106,8 +106,8 @@ Plan plan_product(const Product& p, int threads, size_t frugal) {
   Plan plan;
   plan.a_direct = has_plain_rows<T>(p.a);
   plan.b_in_place = p.panels == nullptr && p.m <= kInPlaceRows && !p.b.fused() && !p.b.transposed &&
-                    p.b.matrix.rows == nullptr && p.b.matrix.storage == Storage::full && p.b.matrix.column == item && stores_rows<T>(p, p.y) &&
-                    p.column_sums == nullptr;
+                    p.b.matrix.rows == nullptr && p.b.matrix.storage == Storage::full && p.b.matrix.column == item &&
+                    stores_rows<T>(p, p.y) && p.column_sums == nullptr;
   plan.rows_in_tile = tallest(p.n < kPanel<T> ? (int)ceil_div(p.n, lanes) : kPanelVectors);
   // Rows whole pages apart share one set of the first-level cache: no more of them at once than it has room for.
   const ptrdiff_t a_row = p.a.transposed ? p.a.matrix.column : p.a.matrix.row;
@@ -228,7 +228,7 @@ class Block {
   const Product& p;
   const Plan& plan;
   char *a_buffer, *b_buffer, *spare, *sums;
-  int64_t columns_begin = 0;  // of the panels at hand
+  int64_t columns_begin = 0;                        // of the panels at hand
   int64_t rows_begin = 0, rows_end = 0, tiles = 0;  // rows are dealt out evenly, so that no tile is left with one row
   int64_t k_begin = 0, depth = 0;                   // this block of k
   bool first = true, last = true;

@@ -112,7 +112,8 @@ struct Half {
     for (int64_t i = 0; i < n; i += V::lanes) {
       const int count = n - i < V::lanes ? (int)(n - i) : V::lanes;
       const V v = load_partial<V>(from + i * sizeof(float), count);
-      stride == item && count == V::lanes ? store_as<S>(v, to + i * item) : store_as<S>(v, to + i * stride, count, stride);
+      stride == item&& count == V::lanes ? store_as<S>(v, to + i * item)
+                                         : store_as<S>(v, to + i * stride, count, stride);
     }
   }
 };

@@ -19,6 +19,7 @@ extern const ByDtype<NllKernels> nll_loss;
 extern const Span<RowNormFunction> row_norms;
 extern const ByDtype<BatchNormKernels> batch_norm;
 extern const Random random;
+extern const ByDtype<CrossEntropyParts> cross_entropy_parts;
 extern const Probes probes;
 extern const ByDtype<LinearKernels> linear;
 

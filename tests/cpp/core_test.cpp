@@ -10,7 +10,9 @@
 #include "core/dispatch.h"
 #include "core/dropout.h"
 #include "core/gated.h"
+#include "core/half.h"
 #include "core/linear.h"
+#include "core/linear_cross_entropy.h"
 #include "core/norms.h"
 #include "core/optimizers.h"
 #include "core/pool.h"
@@ -132,6 +134,55 @@ void test_linear(Dtype dtype) {
       record("linear_backward db" + at, dtype, db);
     }
   }
+}
+
+// The values of a tensor in half precision.
+void round_to(const Tensor& from, Tensor& to) {
+  const int64_t n = from.view.size();
+  storage_of(to.view.dtype).narrow((const float*)from.view.data, walk_rows(to.view, to.view.ndim - 1), 0, n);
+}
+
+void test_linear_half(Dtype dtype) {
+  const Activation& act = find_activation("gelu");
+  const int64_t sizes[][3] = {{5, 67, 65}, {70, 1100, 33}};
+  for (const auto& [m, k, n] : sizes) {
+    const Shape shapes[] = {{m, k}, {k, n}, {n}, {m, n}};
+    Tensor x(dtype, shapes[0]), w(dtype, shapes[1]), b(dtype, shapes[2]), dy(dtype, shapes[3]);
+    Tensor* tensors[] = {&x, &w, &b, &dy};
+    for (int i = 0; i < 4; i++) round_to(Tensor(Dtype::f32, shapes[i]).fill(i + 1), *tensors[i]);
+    Tensor y(dtype, shapes[3]), z(dtype, shapes[3]), dx(dtype, shapes[0]), dw(dtype, shapes[1]), db(dtype, shapes[2]);
+    Weight weight;
+    weight.view = w.view;
+    linear_forward(act, nullptr, x.view, weight, &b.view, y.view, &z.view);
+    linear_backward(act, nullptr, dy.view, x.view, weight, &z.view, dx.view, dw.view, &db.view);
+    const std::string at = " " + shape_text({m, k, n});
+    record("linear" + at, dtype, y);
+    record("linear_backward dx" + at, dtype, dx);
+    record("linear_backward dw" + at, dtype, dw);
+    record("linear_backward db" + at, dtype, db);
+  }
+}
+
+void test_linear_cross_entropy(Dtype dtype) {
+  const int64_t rows = 37, k = 45, classes = 5003;
+  Tensor x(dtype, {rows, k}), w(dtype, {k, classes}), b(dtype, {classes}), labels(Dtype::i64, {rows});
+  Tensor losses(dtype, {rows}), dx(dtype, {rows, k}), dw(dtype, {k, classes}), db(dtype, {classes});
+  x.fill(1);
+  w.fill(2);
+  b.fill(3);
+  for (int64_t i = 0; i < rows; i++) reinterpret_cast<int64_t*>(labels.view.data)[i] = i * 7 % classes;
+  const LinearCrossEntropy call = {x.view, w.view, &b.view, {&labels.view}, &losses.view, &dx.view, &dw.view, &db.view};
+  const CrossEntropyOptions options = {14, 0.1, 0.01, Reduction::none, 1, 0.5};
+  for (size_t limit : {0, 100000, 1000}) {  // all rows at once, some, and some classes of one
+    set_logits_limit(limit);
+    linear_cross_entropy(call, options);
+    const std::string what = limit == 1000 ? "linear_cross_entropy by parts" : "linear_cross_entropy";
+    record(what, dtype, losses);
+    record(what + " dx", dtype, dx);
+    record(what + " dw", dtype, dw);
+    record(what + " db", dtype, db);
+  }
+  set_logits_limit(0);
 }
 
 void test_softmax_and_losses(Dtype dtype) {
@@ -285,11 +336,13 @@ int main() {
         test_gated(dtype);
         test_linear(dtype);
         test_softmax_and_losses(dtype);
+        test_linear_cross_entropy(dtype);
         test_optimizers(dtype);
         test_dropout(dtype);
         test_norms(dtype);
         test_clipping(dtype);
       }
+      for (Dtype dtype : {Dtype::bf16, Dtype::f16}) test_linear_half(dtype);
     }
   }
   return failures != 0;
