@@ -392,15 +392,16 @@ class warmup(Schedule):
         The rate of step 1, at least 0. At 0, that step moves no parameter.
     """
 
-    schedule: Callable[[int], float]
+    schedule: Callable[[int], float] | float
     steps: int
     _: KW_ONLY
     start: float = 0.0
 
     def _rate(self, t: int) -> float:
+        after: Any = self.schedule  # a number has become a `constant`
         if t < self.steps:
-            return _line(self.start, self.schedule(1), t / self.steps)
-        return self.schedule(t - self.steps + 1)
+            return _line(self.start, after(1), t / self.steps)
+        return after(t - self.steps + 1)
 
 
 @dataclass(frozen=True)
