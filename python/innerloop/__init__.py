@@ -16,6 +16,7 @@ from . import optimizers as optimizers
 from . import prelu as _prelu
 from . import reference as reference
 from . import runtime as runtime
+from . import schedules as schedules
 from . import softmax as _softmax
 from .activations import *  # noqa: F403
 from .dropout import *  # noqa: F403
