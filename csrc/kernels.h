@@ -17,6 +17,7 @@ struct Team {
   int threads;  // how many tasks can run at once
   void (*run_tasks)(Team& team, int tasks, void (*task)(void* argument, int index), void* argument);
   void* (*get_scratch)(Team& team, size_t bytes);
+  size_t frugal = SIZE_MAX;  // a kernel that can do with less memory takes at most this
 
   // Runs task(0) .. task(tasks - 1), the caller's thread among the workers, and returns when all are done.
   template <class Task>
@@ -113,6 +114,17 @@ struct Optimizer {
   OptimizerKernels f32, f64;
 };
 
+// Arrays of one storage type to and from contiguous float32. Ranges are of the walk's flattened index; the other side
+// holds end - begin elements.
+struct StorageKernels {
+  void (*widen)(const Walk<1>& from, int64_t begin, int64_t end, float* to);
+  void (*narrow)(const float* from, const Walk<1>& to, int64_t begin, int64_t end);  // to the nearest, ties to even
+};
+
+struct Storages {
+  StorageKernels f32, bf16, f16;
+};
+
 // exp, log, erf: what the rules are made of, reachable for tests of their accuracy.
 struct Elementary {
   const char* name;
@@ -120,12 +132,23 @@ struct Elementary {
   void (*f64)(const double* x, double* y, int64_t n);
 };
 
+// How the elements of a float32 kernel's array lie in memory: as they are, or as half precision.
+enum class Storage : uint8_t { full, bfloat16, float16 };
+
 // A matrix in memory: element (i, j) lies at data + i * row + j * column bytes; where leading axes of an array do not
 // merge into one, at data + rows[i] + j * column.
 struct Matrix {
   char* data;
   ptrdiff_t row, column;
   const ptrdiff_t* rows;
+  Storage storage = Storage::full;
+};
+
+// The elements of a vector, a step apart.
+struct Strided {
+  char* data;  // or null
+  ptrdiff_t stride;
+  Storage storage = Storage::full;
 };
 
 // y = act(x @ w + b): x is m x k, w is k x n.
@@ -134,9 +157,8 @@ struct Linear {
   Matrix x, w, y;
   Matrix z;            // where the pre-activation goes; data is null if nobody keeps it
   const void* panels;  // w as `pack` laid it out, or null; then w is not read
-  const char* bias;    // or null
-  ptrdiff_t bias_stride;
-  int activation;  // its index in the list
+  Strided bias;        // data may be null
+  int activation;      // its index in the list
   const double* parameters;
 };
 
@@ -146,10 +168,10 @@ struct LinearBackward {
   Matrix dy, x, w, dx, dw;
   Matrix saved;        // data is null for the identity
   const void* panels;  // of w transposed, or null; then w is not read
-  char* db;            // or null
-  ptrdiff_t db_stride;
+  Strided db;          // data may be null
   int activation;
   const double* parameters;
+  bool accumulate;  // dw and db, in full storage, go on from what they hold: the same bits as all rows at once
 };
 
 // The dense layer in one dtype.
@@ -188,38 +210,33 @@ struct SoftmaxFunction {
   SoftmaxKernels f32, f64;
 };
 
-// Softmax cross-entropy over rows of logits; see rules/losses.h. T is the dtype of all but the labels.
+// Softmax cross-entropy over rows of logits; see rules/softmax_cross_entropy.h. T is the dtype of all but the labels.
 struct CrossEntropyWork {
-  Rows<5> rows;  // logits; target probabilities; labels, one int64 a row, -1: ignored; losses, one T a row; dlogits
-  bool probabilities;  // else labels
-  bool gradient;       // whether dlogits are wanted
-  const void* weight;  // one T a class, contiguous; or null
-  double label_smoothing;
+  // logits; target probabilities; labels, one int64 a row, -1: ignored; sample weights, one T a row; losses, one T a
+  // row; dlogits
+  Rows<6> rows;
+  bool probabilities;    // else labels
+  bool sample_weighted;  // else every row weighs 1
+  bool gradient;         // whether dlogits are wanted
+  const void* weight;    // one T a class, contiguous; or null
+  double label_smoothing, z_loss;
   double scale;  // multiplies the gradient
 };
-
-struct LossKernels {
-  void (*softmax_cross_entropy)(const CrossEntropyWork& work, void* scratch, int64_t begin, int64_t end);
-};
-
-using Losses = ByDtype<LossKernels>;
+using CrossEntropyKernel = void (*)(const CrossEntropyWork& work, void* scratch, int64_t begin, int64_t end);
 
 // layer_norm or rms_norm in one dtype: y = (x - mean) rstd w + b along each row, see rules/norms.h. Arrays of T are
 // contiguous, one element an element of the row.
 struct RowNorm {
-  Rows<4> rows;  // x; mean and rstd, one T a row each, written; y
   const void *weight, *bias;
   double eps;
 };
-struct RowNormBackward {
-  Rows<5> rows;  // dy, x, mean, rstd, dx
-  const void* weight;
-};
 
 struct RowNormKernels {
-  void (*forward)(const RowNorm& work, void* scratch, int64_t begin, int64_t end);
-  // Where dweight and dbias are not null, they get the sums over these rows alone, in their order.
-  void (*backward)(const RowNormBackward& work, void* scratch, int64_t begin, int64_t end, void* dweight, void* dbias);
+  // mean and rstd are one T a row, written.
+  void (*forward)(const Rows<4>& x_mean_rstd_y, const RowNorm& work, void* scratch, int64_t begin, int64_t end);
+  // Where dweight and dbias are not null, the sums over these rows, in their order, are added to them.
+  void (*backward)(const Rows<5>& dy_x_mean_rstd_dx, const void* weight, void* scratch, int64_t begin, int64_t end,
+                   void* dweight, void* dbias);
   // out[i] = the sum over b < blocks of sums[b * n + i], for i in [begin, end).
   void (*add_blocks)(const void* sums, int64_t blocks, int64_t n, char* out, ptrdiff_t stride, int64_t begin,
                      int64_t end);
@@ -265,7 +282,7 @@ struct BatchNormKernels {
   void (*row_gradients)(const Rows<5>& dy_x_base_u_uv, void* scratch, int64_t begin, int64_t end);
   void (*row_forward)(const Rows<5>& x_base_scale_shift_y, void* scratch, int64_t begin, int64_t end);
   void (*row_backward)(const Rows<7>& dy_x_base_scale_slope_shift_dx, void* scratch, int64_t begin, int64_t end);
-  // The last operand of the two sums is not touched; u and uv get the sums over these rows alone, in their order.
+  // The last operand of the two sums is not touched; the sums over these rows, in their order, are added to u and uv.
   void (*column_moments)(const Rows<2>& x, const void* base, void* scratch, int64_t begin, int64_t end, void* u,
                          void* uv);
   void (*column_gradients)(const Rows<3>& dy_x, const void* base, void* scratch, int64_t begin, int64_t end, void* u,
@@ -314,10 +331,11 @@ struct Kernels {
   int vector_bytes;
   bool has_fma;
   const Span<Elementary>* elementary;
+  const Storages* storages;
   const Span<Activation>* activations;
   const Span<SoftmaxFunction>* softmaxes;
   const ByDtype<LinearKernels>* linear;
-  const Losses* losses;
+  const ByDtype<CrossEntropyKernel>* softmax_cross_entropy;
   const Span<Optimizer>* optimizers;
   const Span<RowNormFunction>* row_norms;
   const ByDtype<BatchNormKernels>* batch_norm;

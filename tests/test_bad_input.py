@@ -51,6 +51,11 @@ def linear_backward(dy: Any, x: Any, w: Any, saved: Any = None, **other: Any) ->
     return il.linear_backward(dy, x, w, saved, out=out, **other)
 
 
+def linear_cross_entropy(x: Any, w: Any, target: Any, b: Any, **other: Any) -> Any:
+    out = tuple(other.pop(name) for name in ("dx", "dw", "db"))
+    return il.linear_cross_entropy(x, w, target, b, out=out, return_grad=True, **other)
+
+
 def calls() -> Iterator[tuple[str, Call]]:
     for name in il.activations.NAMES:
         x = f32(N, C)
@@ -84,13 +89,21 @@ def calls() -> Iterator[tuple[str, Call]]:
             yield f"linear_backward {m} {activation}", backward
     for reduction in ("mean", "sum", "none"):
         for kind in ("index", "probability"):
-            for weight in ({}, {"weight": abs(f32(C))}):
+            weights = {"weight": abs(f32(C)), "sample_weight": abs(f32(N))}
+            for weight in ({}, weights):
                 target = labels() if kind == "index" else abs(f32(N, C))
                 arrays = {"logits": f32(N, C), "target": target, "out": f32(N, C)} | weight
                 other = {"reduction": reduction, "return_grad": True}
                 name = f"softmax_cross_entropy {reduction} {kind} {'weighted' * bool(weight)}"
                 call = Call(il.softmax_cross_entropy, arrays, other, in_place=("logits",))
                 yield name, call
+    for kind in ("index", "probability"):
+        arrays = {"x": f32(N, K), "w": f32(K, C), "b": f32(C)}
+        arrays["target"] = labels() if kind == "index" else abs(f32(N, C))
+        arrays |= {"weight": abs(f32(C)), "sample_weight": abs(f32(N))}
+        arrays |= {"dx": f32(N, K), "dw": f32(K, C), "db": f32(C)}
+        call = Call(linear_cross_entropy, arrays, {"z_loss": 0.1}, writes=("dx", "dw", "db"))
+        yield f"linear_cross_entropy {kind}", call
     for name, optimizer in OPTIMIZERS.items():
         states = [f"{state}s" for state in optimizer.states]
         arrays = {a: abs(f32(N, C)) for a in ["params", "grads", *states]}
@@ -185,8 +198,8 @@ NOT_ARRAYS: dict[str, Callable[[np.ndarray], Any]] = {
 DTYPES: dict[str, Callable[[np.ndarray], Any]] = {
     dtype: lambda a, dtype=dtype: a.astype(dtype)
     for dtype in (
-        *("float16", "complex64", "object", "bool", "S3", "M8[s]", ">f4", ">f8", "longdouble"),
-        ml_dtypes.bfloat16,
+        *("complex64", "object", "bool", "S3", "M8[s]", ">f2", ">f4", ">f8", "longdouble"),
+        ml_dtypes.float8_e4m3fn,
     )
 }
 SHAPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -244,12 +257,13 @@ def test_wrong_kind(target: str, name: str, fault: str) -> None:
         assert re.search(rf"\b{argument}\b", message) and "got" in message, message
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float16", ml_dtypes.bfloat16], ids=str)
 @pytest.mark.parametrize("name", CALLS)
-def test_other_float_dtype(target: str, name: str) -> None:
+def test_other_float_dtype(target: str, name: str, dtype: str) -> None:
     call = CALLS[name]
     for argument, array in call.arrays.items():
         if array.dtype == np.float32:
-            assert names(call, refuses(call, (TypeError,), **{argument: array.astype("f8")}))
+            assert names(call, refuses(call, (TypeError,), **{argument: array.astype(dtype)}))
 
 
 @pytest.mark.parametrize("fault", SHAPES)
@@ -367,6 +381,12 @@ SCALARS = [
     ("batch_norm False 3", {"running_var": None}, TypeError),
     ("batch_norm_backward True 2", {"training": None}, TypeError),
     ("layer_norm_backward", {"bias": "no"}, TypeError),
+    ("linear_cross_entropy index", {"reduction": "average"}, ValueError),
+    ("linear_cross_entropy index", {"label_smoothing": 1.1}, ValueError),
+    ("linear_cross_entropy index", {"z_loss": -1.0}, ValueError),
+    ("linear_cross_entropy index", {"ignore_index": 0.5}, TypeError),
+    ("linear_cross_entropy index", {"grad_scale": "a"}, TypeError),
+    ("linear_cross_entropy index", {"b": None}, ValueError),
     ("softmax_cross_entropy mean index ", {"axis": 2}, ValueError),
     ("softmax_cross_entropy mean index ", {"reduction": "average"}, ValueError),
     ("softmax_cross_entropy mean index ", {"reduction": 1}, TypeError),
@@ -376,7 +396,12 @@ SCALARS = [
     ("softmax_cross_entropy mean index ", {"label_smoothing": "a"}, TypeError),
     ("softmax_cross_entropy mean index ", {"ignore_index": 0.5}, TypeError),
     ("softmax_cross_entropy mean index ", {"grad_scale": "a"}, TypeError),
+    ("softmax_cross_entropy mean index ", {"grad_scale": float("nan")}, ValueError),
     ("softmax_cross_entropy mean index ", {"return_grad": False}, ValueError),
+    ("softmax_cross_entropy mean index ", {"z_loss": -1e-4}, ValueError),
+    ("softmax_cross_entropy mean index ", {"z_loss": float("nan")}, ValueError),
+    ("softmax_cross_entropy mean index ", {"z_loss": float("inf")}, ValueError),
+    ("softmax_cross_entropy mean index ", {"z_loss": "a"}, TypeError),
     ("sgd_step", {"lr": -1.0}, ValueError),
     ("sgd_step", {"lr": float("nan")}, ValueError),
     ("sgd_step", {"lr": "fast"}, TypeError),

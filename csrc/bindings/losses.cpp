@@ -1,103 +1,68 @@
-// Python's losses: converts, checks, releases the GIL, calls the list.
-#include "core/losses.h"
+#include "bindings/losses.h"
 
-#include <optional>
-
-#include "bindings/arrays.h"
-#include "bindings/nouns.h"
 #include "bindings/numbers.h"
 #include "core/checks.h"
-#include "core/rows.h"
 
 namespace innerloop {
-namespace {
 
-void check_target(const TensorView& target, const TensorView& logits, int axis) {
-  if (is_floating(target.dtype)) {
-    check_dtype(target, logits);
-    check_shape(target, logits);
-    return;
-  }
-  if (!is_integer(target.dtype)) {
-    throw TypeError("target must hold class labels of an integer dtype, or probabilities of the dtype of logits; got " +
-                    describe(target));
-  }
-  Shape rows = logits.dims();
-  rows.erase(rows.begin() + axis);
-  check_shape(target, rows, "that of logits without the class axis, for class labels");
-}
-
-py::object cross_entropy(py::handle logits, py::handle target, py::handle weight, py::handle ignore_index,
-                         py::handle label_smoothing, py::handle reduction, py::handle axis, py::handle gradient,
-                         py::handle grad_scale, py::handle out) {
-  CrossEntropyOptions options;
-  options.ignore_index = integer(ignore_index, "ignore_index");
-  options.label_smoothing = number(label_smoothing, "label_smoothing");
-  if (!(options.label_smoothing >= 0 && options.label_smoothing <= 1)) {
-    throw ValueError("label_smoothing must lie in [0, 1], got " + std::string(py::repr(label_smoothing)));
-  }
+LossOptions loss_options(py::handle reduction, py::handle return_grad, py::handle grad_scale, py::handle out) {
+  LossOptions options;
   options.reduction = find_reduction(text(reduction, "reduction"));
   options.grad_scale = number(grad_scale, "grad_scale");
-  const bool return_grad = boolean(gradient, "return_grad");
-  if (!return_grad && !out.is_none()) {
+  if (options.grad_scale != options.grad_scale) throw ValueError("grad_scale must be a number, got NaN");
+  options.return_grad = boolean(return_grad, "return_grad");
+  if (!options.return_grad && !out.is_none()) {
     throw ValueError("out receives the gradient: it needs return_grad=True, got return_grad=False");
   }
-
-  Arguments arguments;
-  const Array alogits = arguments.in(logits, "logits");
-  const TensorView& z = alogits.view;
-  check_floating(z);
-  check_ndim(z, 1, "the class axis among them");
-  const int64_t given_axis = integer(axis, "axis");
-  options.axis = z.ndim == 1 && given_axis == 1 ? 0 : check_axis(given_axis, z);
-  const Array atarget = arguments.in(target, "target");
-  check_target(atarget.view, z, options.axis);
-  std::optional<Array> aweight, adlogits, alosses;
-  if (!weight.is_none()) {
-    aweight = arguments.in(weight, "weight");
-    check_dtype(aweight->view, z);
-    check_shape(aweight->view, Shape{z.shape[options.axis]}, "a weight for each class");
-  }
-  if (return_grad) {
-    adlogits = arguments.out(out, "out", z.dtype, z.dims());
-    Arguments::check_overlap(*adlogits, alogits, true);
-    Arguments::check_overlap(*adlogits, atarget, false);
-    if (aweight) Arguments::check_overlap(*adlogits, *aweight, false);
-  }
-  const bool none = options.reduction == Reduction::none;
-  if (none) alosses = arguments.fresh(z.dtype, without_axis(z, options.axis).dims());
-
-  py::object loss;
-  const TensorView *w = aweight ? &aweight->view : nullptr, *losses = alosses ? &alosses->view : nullptr,
-                   *dz = adlogits ? &adlogits->view : nullptr;
-  if (reference_in_use()) {
-    check_labels(z, atarget.view, options);
-    py::tuple both = reference("losses").attr("softmax_cross_entropy")(
-        alogits.owner, atarget.owner, py::arg("weight") = aweight ? py::object(aweight->owner) : py::none(),
-        py::arg("ignore_index") = options.ignore_index, py::arg("label_smoothing") = options.label_smoothing,
-        py::arg("reduction") = reduction, py::arg("axis") = options.axis, py::arg("return_grad") = true,
-        py::arg("grad_scale") = options.grad_scale);
-    if (adlogits) copy_into(*adlogits, both[1]);
-    if (none) {
-      copy_into(*alosses, both[0]);
-    } else {
-      loss = arguments.scalar(z.dtype, both[0].cast<double>());
-    }
-  } else {
-    double value;
-    {
-      py::gil_scoped_release release;
-      value = softmax_cross_entropy(z, atarget.view, w, options, losses, dz);
-    }
-    if (!none) loss = arguments.scalar(z.dtype, value);
-  }
-  if (none) loss = arguments.result(*alosses);
-  if (!return_grad) return loss;
-  return py::make_tuple(loss, arguments.result(*adlogits));
+  return options;
 }
 
-}  // namespace
+LossResult::LossResult(Arguments& arguments, const LossOptions& options, const Array& input, const Shape& losses_shape,
+                       std::initializer_list<const Array*> others, py::handle out) {
+  if (options.return_grad) {
+    gradient = arguments.out(out, "out", input.view.dtype, input.view.dims());
+    Arguments::check_overlap(*gradient, input, true);
+    for (const Array* other : others) {
+      if (other) Arguments::check_overlap(*gradient, *other, false);
+    }
+  }
+  if (options.reduction == Reduction::none) losses = arguments.fresh(input.view.dtype, losses_shape);
+}
 
-void bind_losses(py::module_& m) { m.def("softmax_cross_entropy", &cross_entropy); }
+double LossResult::copy_reference(const py::tuple& both) const {
+  if (gradient) copy_into(*gradient, both[1]);
+  if (!losses) return both[0].cast<double>();
+  copy_into(*losses, both[0]);
+  return 0;
+}
+
+py::object LossResult::result(const Arguments& arguments, Dtype dtype, double value) const {
+  const py::object loss = losses ? arguments.result(*losses) : arguments.scalar(dtype, value);
+  if (!gradient) return loss;
+  return py::make_tuple(loss, arguments.result(*gradient));
+}
+
+std::optional<Array> optional_array(Arguments& arguments, py::handle value, const char* name, const TensorView& like) {
+  if (value.is_none()) return {};
+  const Array array = arguments.in(value, name);
+  check_dtype(array.view, like);
+  return array;
+}
+
+void check_label_array(const TensorView& target, const TensorView& input, int axis, const char* else_text) {
+  if (!is_integer(target.dtype)) {
+    throw TypeError("target must hold class labels of an integer dtype" + std::string(else_text) + ", got " +
+                    describe(target));
+  }
+  Shape rows = input.dims();
+  rows.erase(rows.begin() + axis);
+  check_shape(target, rows, "that of the first argument without the class axis, for class labels");
+}
+
+int class_axis(py::handle axis, const TensorView& input) {
+  check_ndim(input, 1, "the class axis among them");
+  const int64_t given = integer(axis, "axis");
+  return input.ndim == 1 && given == 1 ? 0 : check_axis(given, input);
+}
 
 }  // namespace innerloop

@@ -51,9 +51,10 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   bind_activations(m);
   bind_optimizers(m);
   bind_softmax(m);
-  bind_losses(m);
+  bind_softmax_cross_entropy(m);
   bind_probe(m);
   bind_linear(m);
   bind_norms(m);
   bind_dropout(m);
+  bind_linear_cross_entropy(m);
 }

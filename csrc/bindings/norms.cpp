@@ -98,7 +98,7 @@ py::object forward(const std::string& name, py::handle x, py::handle weight, py:
   const Array ay = arguments.out(out, "out", ax.view.dtype, ax.view.dims());
   check_outputs({&ay}, {array_or_null(aw), array_or_null(ab)}, {&ax});
   Optional saved;
-  if (return_saved) saved = arguments.fresh(ax.view.dtype, saved_shape(norm, ax.view));
+  if (return_saved) saved = arguments.fresh(compute_dtype(ax.view.dtype), saved_shape(norm, ax.view));
 
   if (reference_in_use()) {
     const py::object function = reference("norms").attr(name.c_str());
@@ -132,7 +132,7 @@ py::tuple backward(const std::string& name, py::handle dy, py::handle x, py::han
   check_shape(ax.view, ady.view);
   const int64_t length = ax.view.shape[ax.view.ndim - 1];
   const Array as = arguments.in(saved, "saved");
-  check_dtype(as.view, ax.view);
+  check_dtype(as.view, compute_dtype(ax.view.dtype), "what return_saved=True gave");
   check_shape(as.view, saved_shape(norm, ax.view), "what return_saved=True gave");
   const Optional aw = vector(arguments, weight, "weight", ax.view, length, kColumn);
   const Array adx = arguments.out(outputs[0], "dx", ax.view.dtype, ax.view.dims());
@@ -164,8 +164,11 @@ Optional running(Arguments& arguments, py::handle value, const char* name, const
   if (value.is_none() && !training) {
     throw TypeError(std::string(name) + " must be an array where training is False, got None");
   }
-  const Optional a = vector(arguments, value, name, x, x.shape[1], kChannel);
-  if (a && training) check_output(a->view);
+  if (value.is_none()) return {};
+  Array a = arguments.in(value, name);
+  check_dtype(a.view, compute_dtype(x.dtype), "what x's dtype is computed in");
+  check_shape(a.view, {x.shape[1]}, kChannel);
+  if (training) check_output(a.view);
   return a;
 }
 
@@ -201,7 +204,7 @@ py::object batch_forward(py::handle x, py::handle running_mean, py::handle runni
     check_outputs({&ay}, {array_or_null(amean), array_or_null(avar), array_or_null(aw), array_or_null(ab)}, {&ax});
   }
   Optional saved;
-  if (return_saved) saved = arguments.fresh(ax.view.dtype, {2, channels});
+  if (return_saved) saved = arguments.fresh(compute_dtype(ax.view.dtype), {2, channels});
 
   if (reference_in_use()) {
     const py::tuple results = reference("norms").attr("batch_norm")(
@@ -233,7 +236,7 @@ py::tuple batch_backward(py::handle dy, py::handle x, py::handle saved, py::hand
   check_shape(ax.view, ady.view);
   const int64_t channels = ax.view.shape[1];
   const Array as = arguments.in(saved, "saved");
-  check_dtype(as.view, ax.view);
+  check_dtype(as.view, compute_dtype(ax.view.dtype), "what return_saved=True gave");
   check_shape(as.view, {2, channels}, "what return_saved=True gave");
   const Optional aw = vector(arguments, weight, "weight", ax.view, channels, kChannel);
   const Array adx = arguments.out(outputs[0], "dx", ax.view.dtype, ax.view.dims());

@@ -217,7 +217,7 @@ void check(const std::string& name, const py::dict& numbers, py::handle params) 
   TensorView view;
   for (size_t i = 0; i < operand.size(); i++) {
     read_view(operand.ndarray(i), operand.label(i), view);
-    check_floating(view);
+    check_full_precision(view);
     check_output(view);
   }
 }

@@ -10,7 +10,14 @@ namespace innerloop {
 static std::string got(const TensorView& t) { return ", got " + describe(t); }
 
 void check_floating(const TensorView& t) {
-  if (!is_floating(t.dtype)) throw TypeError(std::string(t.name) + " must be float32 or float64" + got(t));
+  if (!is_floating(t.dtype))
+    throw TypeError(std::string(t.name) + " must be float32, float64, bfloat16 or float16" + got(t));
+}
+
+void check_full_precision(const TensorView& t) {
+  if (!is_floating(t.dtype) || is_half(t.dtype)) {
+    throw TypeError(std::string(t.name) + " must be float32 or float64" + got(t));
+  }
 }
 
 void check_dtype(const TensorView& t, const TensorView& like) {

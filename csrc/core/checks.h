@@ -7,7 +7,8 @@
 
 namespace innerloop {
 
-void check_floating(const TensorView& t);                            // float32 or float64
+void check_floating(const TensorView& t);                            // float32, float64, bfloat16 or float16
+void check_full_precision(const TensorView& t);                      // float32 or float64
 void check_dtype(const TensorView& t, const TensorView& like);       // the dtype of another argument
 void check_dtype(const TensorView& t, Dtype want, const char* why);  // a stated dtype
 void check_shape(const TensorView& t, const TensorView& like);       // the shape of another argument

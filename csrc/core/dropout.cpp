@@ -1,19 +1,20 @@
 #include "core/dropout.h"
 
-#include "core/call.h"
 #include "core/checks.h"
-#include "core/dispatch.h"
-#include "core/walk.h"
+#include "core/half.h"
 
 namespace innerloop {
 
 constexpr int64_t kGrain = 8192;  // elements that one thread does in about 10 us
 
 void dropout(const DropoutWork& work, const TensorView& x, const TensorView& y) {
-  const auto walk = plan_walk<2>({&x, &y}, stream_bytes(), Order::c);
   const auto& typed = kernels().random->dropout;
   const auto loop = (x.dtype == Dtype::f64 ? typed.f64 : typed.f32).run;
-  Call().split(y.size(), kGrain, [&](int64_t begin, int64_t end) { loop(work, walk, 0, begin, end); });
+  Call call;
+  run_elementwise<2>(
+      call, {&x, &y}, kGrain,
+      [&](const Walk<2>& walk, int64_t begin, int64_t end, int64_t first) { loop(work, walk, first, begin, end); },
+      Order::c);
 }
 
 void check_probability(double p) {

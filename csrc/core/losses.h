@@ -1,6 +1,7 @@
-// Losses with their gradients, over checked views of any strides.
+// What the losses share: their reductions, and class labels and weights, read once.
 #pragma once
 
+#include "core/call.h"
 #include "core/tensor.h"
 
 namespace innerloop {
@@ -8,20 +9,23 @@ namespace innerloop {
 enum class Reduction { mean, sum, none };
 Reduction find_reduction(const std::string& name);  // throws ValueError, naming those there are
 
-struct CrossEntropyOptions {
-  int64_t ignore_index;
-  double label_smoothing;
-  Reduction reduction;
-  int axis;
-  double grad_scale;
+// The sum of n losses of type f32 or f64 that lie end to end, in a tree that depends on n alone.
+double sum_of(const void* losses, Dtype dtype, int64_t n);
+
+// Labels are read once, into scratch: what was checked is what is used, whatever another thread writes meanwhile.
+constexpr int64_t kIgnored = -1;
+struct Labels {
+  int64_t* index;   // of the class, or kIgnored; in C order of the target
+  int64_t counted;  // labels that are not ignored
 };
+// Throws IndexError for a label that is neither in [0, classes) nor ignore_index.
+Labels read_labels(Call& call, const TensorView& target, int64_t classes, int64_t ignore_index);
 
-// Throws IndexError for a label out of range. softmax_cross_entropy does so itself.
-void check_labels(const TensorView& logits, const TensorView& target, const CrossEntropyOptions& options);
+// A contiguous copy of a float32 or float64 array, in C order.
+const void* read_values(Call& call, const TensorView& values);
 
-// Returns the reduced loss, or writes `losses` for Reduction::none. `weight`, `losses` (of the rows' shape) and
-// `dlogits` may be null. Throws IndexError, with nothing written, for a label out of range.
-double softmax_cross_entropy(const TensorView& logits, const TensorView& target, const TensorView* weight,
-                             const CrossEntropyOptions& options, const TensorView* losses, const TensorView* dlogits);
+// What a mean over labels divides by: the sum of weight[label] * sample_weight over those that are not ignored. Both
+// weights are contiguous, of the dtype, and may be null, for 1.
+double sum_of_weights(const Labels& labels, int64_t n, const void* weight, const void* sample_weight, Dtype dtype);
 
 }  // namespace innerloop

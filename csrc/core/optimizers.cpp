@@ -64,7 +64,7 @@ void OptimizerStep::add(const TensorView* views, unsigned given) {
   auto is_given = [&](int op) { return op < 2 || (given >> (op - 2) & 1); };
   auto is_used = [&](int op) { return op < 2 || (op < operands && (mask >> (op - 2) & 1)); };
 
-  check_floating(param);
+  check_full_precision(param);
   for (int op = 0; op < operands; op++) {
     if (!is_given(op)) continue;
     check_dtype(views[op], param);

@@ -6,13 +6,14 @@
 namespace innerloop::INNERLOOP_ISA {
 
 extern const Span<Elementary> elementary;
+extern const Storages storages;
 extern const Span<Activation> activations;
 extern const Span<Optimizer> optimizers;
 extern const Span<SoftmaxFunction> softmaxes;
-extern const Losses losses;
 extern const Span<RowNormFunction> row_norms;
 extern const ByDtype<BatchNormKernels> batch_norm;
 extern const Random random;
+extern const ByDtype<CrossEntropyKernel> softmax_cross_entropy;
 extern const Probes probes;
 extern const ByDtype<LinearKernels> linear;
 

@@ -8,6 +8,7 @@ from . import _core as _core  # first: it refuses, with an ImportError, a CPU th
 from . import activations as activations
 from . import dropout as _dropout  # the functions of their names are public, not the modules
 from . import linear as _linear
+from . import linear_cross_entropy as _linear_cross_entropy
 from . import losses as losses
 from . import norms as norms
 from . import optimizers as optimizers
@@ -17,6 +18,7 @@ from . import softmax as _softmax
 from .activations import *  # noqa: F403
 from .dropout import *  # noqa: F403
 from .linear import *  # noqa: F403
+from .linear_cross_entropy import *  # noqa: F403
 from .losses import *  # noqa: F403
 from .norms import *  # noqa: F403
 from .optimizers import *  # noqa: F403
@@ -29,6 +31,7 @@ __all__ = [
     *activations.__all__,
     *_dropout.__all__,
     *_linear.__all__,
+    *_linear_cross_entropy.__all__,
     *losses.__all__,
     *norms.__all__,
     *optimizers.__all__,

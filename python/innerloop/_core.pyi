@@ -60,8 +60,10 @@ def softmax_cross_entropy(
     logits: Any,
     target: Any,
     weight: Any,
+    sample_weight: Any,
     ignore_index: Any,
     label_smoothing: Any,
+    z_loss: Any,
     reduction: Any,
     axis: Any,
     return_grad: bool,
@@ -94,9 +96,39 @@ def batch_norm_backward(
 def dropout_forward(x: Any, p: Any, seed: Any, offset: Any, out: Any, /) -> Any: ...
 def dropout_backward(dy: Any, p: Any, seed: Any, offset: Any, out: Any, /) -> Any: ...
 def philox(seed: int, offset: int, block: int, n: int, /) -> np.ndarray: ...
+def linear_cross_entropy(
+    x: Any,
+    w: Any,
+    target: Any,
+    b: Any,
+    weight: Any,
+    sample_weight: Any,
+    ignore_index: Any,
+    label_smoothing: Any,
+    z_loss: Any,
+    reduction: Any,
+    return_grad: Any,
+    grad_scale: Any,
+    out: Any,
+    /,
+) -> Any: ...
+def logits_limit(arg0: int | None, /) -> int: ...
 def optimizers() -> list[tuple[str, dict[str, Any], dict[str, str | None]]]: ...
 def optimizer_step(*args: Any) -> None: ...
 def optimizer_check(*args: Any) -> None: ...
 def fma_peak(dtype: str, seconds: float = 0.1) -> float: ...
 def bandwidth(kind: str, bytes: int, seconds: float = 0.05) -> float: ...
 def round_trip(seconds: float = 0.005) -> float: ...
+def from_dlpack(value: Any, bfloat16: Any, /) -> Any: ...
+
+class Lent:
+    def __init__(self, array: Any, bfloat16: bool) -> None: ...
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: Any = None,
+        dl_device: Any = None,
+        copy: Any = None,
+    ) -> Any: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...

@@ -10,11 +10,11 @@
 #include "core/dispatch.h"
 #include "core/dropout.h"
 #include "core/linear.h"
-#include "core/losses.h"
 #include "core/norms.h"
 #include "core/optimizers.h"
 #include "core/pool.h"
 #include "core/softmax.h"
+#include "core/softmax_cross_entropy.h"
 #include "support.h"
 
 using namespace innerloop;
@@ -113,15 +113,21 @@ void test_softmax_and_losses(Dtype dtype) {
     Tensor labels(Dtype::i64, {rows}), losses(dtype, {rows}), weight(dtype, {classes});
     for (int64_t i = 0; i < rows; i++) reinterpret_cast<int64_t*>(labels.view.data)[i] = i * 7 % classes;
     softmax_forward(find_softmax("softmax"), weight.fill(7).view, 0, weight.view);
+    Tensor sample_weight(dtype, {rows});
+    sample_weight.fill(10);
     for (double smoothing : {0.0, 0.1}) {
-      const CrossEntropyOptions options = {14, smoothing, Reduction::none, 1, 0.5};
+      CrossEntropyOptions options = {14, smoothing, 0, Reduction::none, 1, 0.5};
       const std::string what = "softmax_cross_entropy" + at + " " + std::to_string(smoothing);
-      softmax_cross_entropy(z.view, labels.view, &weight.view, options, &losses.view, &dz.view);
+      softmax_cross_entropy(z.view, {&labels.view, &weight.view}, options, &losses.view, &dz.view);
       record(what + " labels", dtype, losses);
       record(what + " labels, gradient", dtype, dz);
-      softmax_cross_entropy(z.view, y.view, nullptr, options, &losses.view, &dz.view);
+      softmax_cross_entropy(z.view, {&y.view}, options, &losses.view, &dz.view);
       record(what + " probabilities", dtype, losses);
       record(what + " probabilities, gradient", dtype, dz);
+      options.z_loss = 0.01;
+      softmax_cross_entropy(z.view, {&labels.view, &weight.view, &sample_weight.view}, options, &losses.view, &dz.view);
+      record(what + " weighted rows with z_loss", dtype, losses);
+      record(what + " weighted rows with z_loss, gradient", dtype, dz);
     }
   }
 }

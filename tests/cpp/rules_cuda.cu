@@ -3,11 +3,11 @@
 #define INNERLOOP_ISA cuda
 #include "rules/activations.h"
 #include "rules/dropout.h"
-#include "rules/losses.h"
 #include "rules/norms.h"
 #include "rules/optimizers.h"
 #include "rules/philox.h"
 #include "rules/softmax.h"
+#include "rules/softmax_cross_entropy.h"
 #include "simd/scalar.h"
 
 namespace innerloop::cuda {
@@ -27,7 +27,8 @@ __global__ void cross_entropy(CrossEntropy rule, const T* x, T* y) {
   using V = Vec<T, 1>;
   const V share = rule.share(V(x[0]), V(x[1])) + rule.smooth_share(V(x[0]));
   const V loss = rule.label_loss(V(x[0]), V(x[1]), V(x[2])) + rule.shared_loss(share, V(x[3]), V(x[2]));
-  y[0] = (loss + rule.gradient(V(x[4]), V(x[5]), share)).v;
+  const V z = rule.z_value(V(x[0]), V(x[1])) + rule.z_slope(V(x[2]), V(x[3]));
+  y[0] = (loss + rule.gradient(V(x[4]), V(x[5]), share) + z).v;
 }
 
 template <class T>

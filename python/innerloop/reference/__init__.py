@@ -21,6 +21,7 @@ from .dropout import dropout_backward as dropout_backward
 from .dropout import philox as philox
 from .linear import linear as linear
 from .linear import linear_backward as linear_backward
+from .linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
 from .losses import softmax_cross_entropy as softmax_cross_entropy
 from .norms import batch_norm as batch_norm
 from .norms import batch_norm_backward as batch_norm_backward

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._precision import loss_dtype, round_to
-from .activations import log_softmax
+from .activations import _shifted, log_softmax
 
 __all__ = ["softmax_cross_entropy"]
 
@@ -30,8 +30,10 @@ def softmax_cross_entropy(
     target: NDArray,
     *,
     weight: NDArray | None = None,
+    sample_weight: NDArray | None = None,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
     reduction: str = "mean",
     axis: int = 1,
     return_grad: bool = False,
@@ -42,10 +44,14 @@ def softmax_cross_entropy(
     Formula: a row z of C logits with target probabilities t has the loss
     ``-sum(q * log_softmax(z))``, where ``q = weight * ((1 - label_smoothing) * t +
     label_smoothing / C)``, and the gradient ``softmax(z) * sum(q) - q``. A label is the t that is
-    1 at its class and 0 elsewhere.
+    1 at its class and 0 elsewhere. `z_loss` adds ``z_loss * lse**2``, weighted as the row is, where
+    ``lse = log(sum(exp(z)))``, and to the gradient ``2 * z_loss * lse * softmax(z)``. The row's
+    weight is that of its label times its sample weight, and multiplies both parts.
 
     Source: C. Szegedy et al., "Rethinking the Inception architecture for computer vision",
-    CVPR 2016, section 7 (label smoothing); otherwise as `torch.nn.functional.cross_entropy`.
+    CVPR 2016, section 7 (label smoothing); A. Chowdhery et al., "PaLM: scaling language modeling
+    with pathways", arXiv:2204.02311, section 5 (z_loss); otherwise as
+    `torch.nn.functional.cross_entropy`.
 
     Parameters
     ----------
@@ -56,13 +62,18 @@ def softmax_cross_entropy(
         point, shape of logits.
     weight : array, shape (C,), optional
         A weight for each class.
+    sample_weight : array, shape of logits without `axis`, optional
+        A weight for each row.
     ignore_index : int, default -100
         Rows with this label have loss 0 and gradient 0, whatever they hold.
     label_smoothing : float, default 0.0
         Share of the target that is spread evenly over the classes, in [0, 1].
+    z_loss : float, default 0.0
+        Weight of the squared logarithm of the softmax's normaliser: finite, at least 0.
     reduction : {"mean", "sum", "none"}, default "mean"
-        The mean over labels divides by the sum of the weights of the labels that are not ignored;
-        over probabilities, by the number of rows.
+        The mean over labels divides by the sum of the weights of the rows that are not ignored,
+        ``weight[label] * sample_weight``; over probabilities, by the sum of the sample weights, or
+        the number of rows without them.
     axis : int, default 1
         The class axis; 1 means 0 for 1-D logits.
     return_grad : bool, default False
@@ -82,6 +93,7 @@ def softmax_cross_entropy(
     rows, classes = math.prod(by_class_last.shape[:-1]), by_class_last.shape[-1]
     z = by_class_last.reshape(rows, classes)
     weights = np.ones(classes) if weight is None else weight.astype(np.float64)
+    samples = np.ones(rows) if sample_weight is None else sample_weight.astype(np.float64).ravel()
     even = label_smoothing / max(classes, 1)
 
     with np.errstate(all="ignore"):
@@ -95,13 +107,19 @@ def softmax_cross_entropy(
             if label_smoothing > 0.0:
                 losses -= even * (weights * log_p).sum(-1)
             q = weights * (np.where(is_label, 1.0 - label_smoothing, 0.0) + even)
-            count = np.where(is_label & ~ignored[:, None], weights, 0.0).sum()
+            row_weight = samples * np.where(is_label, weights, 0.0).sum(-1)
+            count = np.where(ignored, 0.0, row_weight).sum()
         else:
             t = np.moveaxis(target, axis, -1).astype(np.float64).reshape(rows, classes)
             q = weights * ((1.0 - label_smoothing) * t + even)
             losses = -(q * log_p).sum(-1)
             ignored = np.zeros(rows, bool)
-            count = rows if classes else 0  # PyTorch: the mean of no logits is NaN
+            row_weight = samples
+            count = samples.sum() if classes else 0  # PyTorch: the mean of no logits is NaN
+        losses *= samples
+        if z_loss and classes:
+            lse = np.log(np.exp(_shifted(z, -1)).sum(-1)) + z.max(-1)
+            losses += z_loss * row_weight * lse**2
         losses = np.where(ignored, 0.0, losses)
         loss, scale = _reduce(losses, count, reduction)
         if reduction == "none":
@@ -110,6 +128,10 @@ def softmax_cross_entropy(
         if not return_grad:
             return loss
 
-        dz = (np.exp(log_p) * q.sum(-1, keepdims=True) - q) * (scale * grad_scale)
+        p = np.exp(log_p)
+        dz = (p * q.sum(-1, keepdims=True) - q) * samples[:, None]
+        if z_loss and classes:
+            dz += p * (2.0 * z_loss * row_weight * lse)[:, None]
+        dz *= scale * grad_scale
         dz = np.where(ignored[:, None], 0.0, dz).reshape(by_class_last.shape)
         return loss, round_to(np.moveaxis(dz, -1, axis), logits.dtype)

@@ -1,4 +1,4 @@
-// The losses' arithmetic, value beside gradient, over any V.
+// Softmax cross-entropy, value beside gradient, over any V.
 #pragma once
 
 #include "simd/math.h"
@@ -13,6 +13,9 @@ namespace innerloop::INNERLOOP_ISA {
 // A label is the t that is 1 at its class and 0 elsewhere: its own part of q, w hit, is kept apart from what smoothing
 // gives to every class. With top = max(z), e = exp(z - top), total = sum(e): log p = z - top - log(total), p = e /
 // total.
+//
+// A row may be weighted by a number u, and z_loss adds z lse^2, lse = top + log(total), to its loss (Chowdhery et al.
+// 2022, 5), whose gradient is 2 z lse p: a term of the same form as p sum(q).
 struct CrossEntropy {
   double hit, even;
 
@@ -38,7 +41,17 @@ struct CrossEntropy {
     return fma(sum_q, log_total, -sum_qz);
   }
 
-  // scale * dz, from scaled = scale * sum(q) / total and scaled_q = scale * q; a label's own part comes off after.
+  // Of z_loss, `weight` being z times all that the row weighs: its value, and the gradient's factor of p.
+  template <class V>
+  static HD V z_value(V weight, V lse) {
+    return weight * (lse * lse);
+  }
+  template <class V>
+  static HD V z_slope(V weight, V lse) {
+    return (weight + weight) * lse;
+  }
+
+  // scale * dz, from scaled = scale * (sum(q) + z_slope) / total and scaled_q = scale * q; a label's own part comes off after.
   template <class V>
   static HD V gradient(V e, V scaled) {
     return e * scaled;

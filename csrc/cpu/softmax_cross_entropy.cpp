@@ -1,5 +1,5 @@
-// Softmax cross-entropy, value and gradient in one pass over memory: the loops around rules/losses.h.
-#include "rules/losses.h"
+// Softmax cross-entropy, value and gradient in one pass over memory: the loops around rules/softmax_cross_entropy.h.
+#include "rules/softmax_cross_entropy.h"
 
 #include "cpu/exponentials.h"
 #include "cpu/tables.h"
@@ -63,10 +63,11 @@ template <class T>
 struct LossParts {
   T total[kRowsAtOnce], own[kRowsAtOnce], below_top[kRowsAtOnce];
   T sum_q[kRowsAtOnce], sum_qz[kRowsAtOnce];
+  T row_weight[kRowsAtOnce], z_weight[kRowsAtOnce], top[kRowsAtOnce];
   HD LossParts() {
     for (int r = 0; r < kRowsAtOnce; r++) {
-      total[r] = 1;
-      own[r] = below_top[r] = sum_q[r] = sum_qz[r] = 0;
+      total[r] = row_weight[r] = 1;
+      own[r] = below_top[r] = sum_q[r] = sum_qz[r] = z_weight[r] = top[r] = 0;
     }
   }
 };
@@ -88,25 +89,28 @@ struct Loop {
     return x;
   }
 
-  // scale * dz of 16 elements; `scaled` is scale * sum(q) / total.
-  HD L gradient_of(L e, T scaled, L q) const {
+  // row_scale * dz of 16 elements; `scaled` is as in the rule.
+  HD L gradient_of(L e, T scaled, T row_scale, L q) const {
     if constexpr (target == Target::label) return rule.gradient(e, L(scaled));
-    return rule.gradient(e, L(scaled), L(scale) * q);
+    return rule.gradient(e, L(scaled), L(row_scale) * q);
   }
 
   // Row r of the block. z may be dz.
-  HD void row(const char* z, const char* t, const char* label_at, char* dz, Workspace<T>& space, LossParts<T>& parts,
-              int r) const {
+  HD void row(const char* z, const char* t, const char* label_at, const char* weight_at, char* dz, Workspace<T>& space,
+              LossParts<T>& parts, int r) const {
     int64_t label = 0;
+    T class_weight = 1;
     if constexpr (target != Target::probabilities) {
       memcpy(&label, label_at, sizeof label);
       if (label < 0) {
         if constexpr (gradient) memset(dz, 0, (size_t)length * sizeof(T));
         return;
       }
-      parts.own[r] = T(rule.hit) * (work.weight ? element(work.weight, label) : T(1));
+      if (work.weight) class_weight = element(work.weight, label);
+      parts.own[r] = T(rule.hit) * class_weight;
       parts.below_top[r] = element(z, label);
     }
+    if (work.sample_weighted) parts.row_weight[r] = element(weight_at, 0);
     const Shares<T, target, weighted> shares = {rule, (const char*)work.weight, t};
     ShareSums<T, target, weighted> sums(shares);
     RowSum<T> found;
@@ -124,6 +128,10 @@ struct Loop {
       found = exponentials<gradient>(z, dz, length, space, sums);
     }
     parts.total[r] = found.total;
+    if (work.z_loss != 0) {
+      parts.top[r] = found.top;
+      parts.z_weight[r] = T(work.z_loss) * (parts.row_weight[r] * class_weight);
+    }
     parts.below_top[r] -= found.top;
     T sum_q = parts.own[r];
     if constexpr (target != Target::label) {
@@ -132,16 +140,23 @@ struct Loop {
       sum_q = sum_q + parts.sum_q[r];
     }
     if constexpr (!gradient) return;
-    const T scaled = scale * sum_q / found.total, scaled_own = scale * parts.own[r];
+    const T row_scale = scale * parts.row_weight[r];
+    T scaled = row_scale * sum_q;
+    if (work.z_loss != 0) {
+      const T lse = found.top + log(Native<T>(found.total))[0];
+      scaled = scaled + scale * rule.z_slope(parts.z_weight[r], lse);
+    }
+    scaled = scaled / found.total;
+    const T scaled_own = row_scale * parts.own[r];
     if (length <= L::count) {
       const int n = (int)length;
-      L d = gradient_of(e, scaled, shares.at(0, n));
+      L d = gradient_of(e, scaled, row_scale, shares.at(0, n));
       if constexpr (target != Target::probabilities) d = d.but(label, d - L(scaled_own));
       At::store(d, dz, 0, n);
       return;
     }
     for_exponentials(found, length, space, [&](int64_t i, int n, L part, T factor) INNERLOOP_INLINE {
-      At::store(gradient_of(part, scaled * factor, shares.at(i, n)), dz, i, n);
+      At::store(gradient_of(part, scaled * factor, row_scale, shares.at(i, n)), dz, i, n);
     });
     if constexpr (target != Target::probabilities) {
       const T d = element(dz, label) - scaled_own;
@@ -159,6 +174,8 @@ struct Loop {
     if constexpr (target != Target::label) {
       loss = loss + rule.shared_loss(load(parts.sum_q), load(parts.sum_qz), log_total);
     }
+    if (work.sample_weighted) loss = load(parts.row_weight) * loss;
+    if (work.z_loss != 0) loss = loss + rule.z_value(load(parts.z_weight), load(parts.top) + log_total);
     return loss;
   }
 
@@ -168,14 +185,14 @@ struct Loop {
     const Scratch<T> scratch(memory, classes);
     Workspace<T> space;
     space.tops = scratch.tops;
-    for_blocks<T>(work.rows, scratch.rows, begin, end, [&](const Block<5>& block, int count) {
+    for_blocks<T>(work.rows, scratch.rows, begin, end, [&](const Block<6>& block, int count) {
       LossParts<T> parts;
       for (int r = 0; r < count; r++) {
-        loop.row(block.row(0, r), block.row(1, r), block.row(2, r), block.row(4, r), space, parts, r);
+        loop.row(block.row(0, r), block.row(1, r), block.row(2, r), block.row(3, r), block.row(5, r), space, parts, r);
       }
       T loss[kRowsAtOnce];
       loop.losses(parts).store((char*)loss);
-      for (int r = 0; r < count; r++) memcpy(block.row(3, r), &loss[r], sizeof(T));
+      for (int r = 0; r < count; r++) memcpy(block.row(4, r), &loss[r], sizeof(T));
     });
   }
 };
@@ -190,7 +207,7 @@ void run_target(const CrossEntropyWork& work, void* scratch, int64_t begin, int6
 }
 
 template <class T>
-void softmax_cross_entropy(const CrossEntropyWork& work, void* scratch, int64_t begin, int64_t end) {
+void cross_entropy(const CrossEntropyWork& work, void* scratch, int64_t begin, int64_t end) {
   const bool smooth = work.label_smoothing > 0;
   if (work.probabilities) {
     (work.weight ? run_target<T, Target::probabilities, true>
@@ -205,6 +222,6 @@ void softmax_cross_entropy(const CrossEntropyWork& work, void* scratch, int64_t 
 
 }  // namespace
 
-const Losses losses = {{softmax_cross_entropy<float>}, {softmax_cross_entropy<double>}};
+const ByDtype<CrossEntropyKernel> softmax_cross_entropy = {cross_entropy<float>, cross_entropy<double>};
 
 }  // namespace innerloop::INNERLOOP_ISA

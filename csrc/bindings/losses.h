@@ -1,0 +1,55 @@
+// What the losses' bindings share: the options that all of them take, and their results.
+#pragma once
+
+#include <optional>
+
+#include "bindings/arrays.h"
+#include "core/softmax_cross_entropy.h"
+
+namespace innerloop {
+
+// reduction, return_grad, grad_scale and out, checked but for out's own shape and memory.
+struct LossOptions {
+  Reduction reduction;
+  bool return_grad;
+  double grad_scale;
+};
+LossOptions loss_options(py::handle reduction, py::handle return_grad, py::handle grad_scale, py::handle out);
+
+// What a loss returns: a scalar, or one loss a row or element, and the gradient where asked for.
+struct LossResult {
+  std::optional<Array> losses, gradient;
+
+  // Fresh losses of this shape for Reduction::none, and the gradient of the input's dtype and shape in `out`, which may
+  // be the input and shares no byte with the others.
+  LossResult(Arguments& arguments, const LossOptions& options, const Array& input, const Shape& losses_shape,
+             std::initializer_list<const Array*> others, py::handle out);
+
+  const TensorView* losses_view() const { return losses ? &losses->view : nullptr; }
+  const TensorView* gradient_view() const { return gradient ? &gradient->view : nullptr; }
+
+  // The values that the reference returned for return_grad=True; and what the call returns, `value` being the reduced
+  // loss.
+  double copy_reference(const py::tuple& both) const;
+  py::object result(const Arguments& arguments, Dtype dtype, double value) const;
+};
+
+// Those of softmax cross-entropy, without the axis.
+CrossEntropyOptions cross_entropy_options(const LossOptions& given, py::handle ignore_index, py::handle label_smoothing,
+                                          py::handle z_loss);
+
+// An optional array of the dtype of `like`.
+std::optional<Array> optional_array(Arguments& arguments, py::handle value, const char* name, const TensorView& like);
+
+// The array or None, for the reference.
+inline py::object owner_or_none(const std::optional<Array>& array) {
+  return array ? py::object(array->owner) : py::none();
+}
+
+// Class labels for the rows of an input: its shape without the class axis.
+void check_label_array(const TensorView& target, const TensorView& input, int axis, const char* else_text);
+
+// The class axis of an input: axis 1 means 0 for one of a single axis.
+int class_axis(py::handle axis, const TensorView& input);
+
+}  // namespace innerloop
