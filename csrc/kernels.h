@@ -151,6 +151,12 @@ struct Strided {
   Storage storage = Storage::full;
 };
 
+// What a dropout's mask is made of, see rules/dropout.h.
+struct DropoutWork {
+  uint64_t seed, offset;
+  double p;
+};
+
 // y = act(x @ w + b): x is m x k, w is k x n.
 struct Linear {
   int64_t m, n, k;
@@ -160,6 +166,8 @@ struct Linear {
   Strided bias;        // data may be null
   int activation;      // its index in the list
   const double* parameters;
+  const DropoutWork* dropout;  // of act(...); or null
+  bool keeps_output;           // z gets act(...), before dropout, in place of the pre-activation
 };
 
 // dx = dz @ w^T, dw = x^T @ dz, db = the sum of dz's rows, where dz = dy * act'(saved).
@@ -300,10 +308,6 @@ struct BatchNormKernels {
   void (*write_gradients)(const Channels& channels, int64_t begin, int64_t end);   // dweight and dbias
 };
 
-struct DropoutWork {
-  uint64_t seed, offset;
-  double p;
-};
 struct DropoutKernels {
   // Element i of the walk is element first + i of the array.
   void (*run)(const DropoutWork& work, const Walk<2>& x_y, int64_t first, int64_t begin, int64_t end);

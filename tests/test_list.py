@@ -35,10 +35,12 @@ def test_optimizers() -> None:
 
 
 # The names of docs/design.md, section 5, that this version has.
-PUBLIC = """softmax softmax_backward log_softmax log_softmax_backward activation activation_backward
-linear linear_backward linear_cross_entropy pack dropout dropout_backward layer_norm
-layer_norm_backward rms_norm rms_norm_backward batch_norm batch_norm_backward softmax_cross_entropy set_num_threads
-get_num_threads use_isa isas backends use_backend info""".split()
+PUBLIC = """
+softmax softmax_backward log_softmax log_softmax_backward activation activation_backward linear
+linear_backward linear_cross_entropy pack dropout dropout_backward layer_norm layer_norm_backward
+rms_norm rms_norm_backward batch_norm batch_norm_backward softmax_cross_entropy set_num_threads
+get_num_threads use_isa isas backends use_backend info
+""".split()
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ void dropout(const DropoutWork& work, const TensorView& x, const TensorView& y) 
       Order::c);
 }
 
-void check_probability(double p) {
+void check_probability(double p, const char* name) {
   if (p >= 0 && p <= 1) return;
-  throw ValueError("p must lie in [0, 1], got " + number_text(p));
+  throw ValueError(std::string(name) + " must lie in [0, 1], got " + number_text(p));
 }
 
 }  // namespace innerloop

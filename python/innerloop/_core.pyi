@@ -32,6 +32,9 @@ def linear(
     parameters: dict[str, Any],
     out: Any,
     return_saved: bool,
+    dropout: Any,
+    seed: Any,
+    offset: Any,
     /,
 ) -> Any: ...
 def linear_backward(
@@ -43,6 +46,9 @@ def linear_backward(
     parameters: dict[str, Any],
     bias: bool,
     out: Any,
+    dropout: Any,
+    seed: Any,
+    offset: Any,
     /,
 ) -> tuple[Any, Any, Any]: ...
 def pack(w: Any, /) -> PackedWeight: ...
