@@ -87,7 +87,7 @@ struct Loops {
       for (int first = 0; first < count; first += kRowsTogether) {
         RowState row[kRowsTogether];
         const int rows = count - first < kRowsTogether ? count - first : kRowsTogether;
-        for (int r = 0; r < rows; r++) {
+        for (int r = 0; r < kRowsTogether && r < rows; r++) {  // g++ 12 does not see that rows is at most that
           RowState& s = row[r];
           s = {block.row(0, first + r), block.row(1, first + r), block.row(4, first + r), 0, 0, 0, 0};
           memcpy(&s.mean, block.row(2, first + r), sizeof(T));

@@ -261,8 +261,14 @@ void test_optimizers(Dtype dtype) {
 void test_dropout(Dtype dtype) {
   Tensor x(dtype, {7, 9001}), y(dtype, {7, 9001});
   x.fill(10);
-  dropout({123456789012345, 6789, 0.3}, x.view, y.view);
+  const DropoutWork work = {123456789012345, 6789, 0.3};
+  dropout(work, x.view, y.view);
   record("dropout", dtype, y);
+  Tensor w(dtype, {9001, 37}), z(dtype, {7, 37});
+  Weight weight;
+  weight.view = w.fill(21).view;
+  linear_forward(find_activation("relu"), nullptr, x.view, weight, nullptr, z.view, nullptr, &work);
+  record("linear with dropout", dtype, z);
 }
 
 void test_norms(Dtype dtype) {
