@@ -17,6 +17,8 @@ pytestmark = pytest.mark.skipif(
     reason="the stubs are made when a wheel is built: run against an installed package",
 )
 
+GROWN = ("activations", "gated", "losses", "optimizers")
+
 USE = """
 import numpy as np
 import innerloop as il
@@ -28,13 +30,15 @@ il.leaky_relu(x, slope=0.2)  # no such parameter
 reveal_type(il.Adam([x], lr=1e-3, betas=(0.9, 0.99)))
 il.Adam([x], momentum=0.9)  # no such hyperparameter
 il.adam_step(x, x, x, x, step=1, lr=0.1)
+il.huber_loss(x, x, delta=0.5, return_grad=True)
+il.huber_loss(x, x, beta=0.5)  # no such parameter
 reveal_type(il.info())
 """
 
 
 def test_stubs_agree_with_the_package() -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "mypy.stubtest", "innerloop.activations", "innerloop.optimizers"],
+        [sys.executable, "-m", "mypy.stubtest", *(f"innerloop.{noun}" for noun in GROWN)],
         capture_output=True,
         text=True,
     )
@@ -51,7 +55,7 @@ def test_a_checker_knows_the_generated_functions(tmp_path: Path) -> None:
     )
     lines = [line.split(":", 1)[1] for line in run.stdout.splitlines() if line.startswith("use.py")]
     found = [line.split(":")[0] for line in lines if "error" in line]
-    assert found == ["8", "10"], run.stdout
+    assert found == ["8", "10", "13"], run.stdout
     revealed = [line for line in lines if "Revealed" in line]
     assert "ndarray" in revealed[0] and "ndarray" in revealed[1]
     assert "Adam" in revealed[2] and "dict[str, Any]" in revealed[3]

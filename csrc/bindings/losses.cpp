@@ -5,9 +5,10 @@
 
 namespace innerloop {
 
-LossOptions loss_options(py::handle reduction, py::handle return_grad, py::handle grad_scale, py::handle out) {
+LossOptions loss_options(py::handle reduction, py::handle return_grad, py::handle grad_scale, py::handle out,
+                         bool batchmean) {
   LossOptions options;
-  options.reduction = find_reduction(text(reduction, "reduction"));
+  options.reduction = find_reduction(text(reduction, "reduction"), batchmean);
   options.grad_scale = number(grad_scale, "grad_scale");
   if (options.grad_scale != options.grad_scale) throw ValueError("grad_scale must be a number, got NaN");
   options.return_grad = boolean(return_grad, "return_grad");
@@ -26,7 +27,7 @@ LossResult::LossResult(Arguments& arguments, const LossOptions& options, const A
       if (other) Arguments::check_overlap(*gradient, *other, false);
     }
   }
-  if (options.reduction == Reduction::none) losses = arguments.fresh(input.view.dtype, losses_shape);
+  if (options.reduction == Reduction::none) losses = arguments.fresh(compute_dtype(input.view.dtype), losses_shape);
 }
 
 double LossResult::copy_reference(const py::tuple& both) const {
@@ -45,7 +46,7 @@ py::object LossResult::result(const Arguments& arguments, Dtype dtype, double va
 std::optional<Array> optional_array(Arguments& arguments, py::handle value, const char* name, const TensorView& like) {
   if (value.is_none()) return {};
   const Array array = arguments.in(value, name);
-  check_dtype(array.view, like);
+  check_weight_dtype(array.view, like);
   return array;
 }
 

@@ -14,7 +14,8 @@ struct LossOptions {
   bool return_grad;
   double grad_scale;
 };
-LossOptions loss_options(py::handle reduction, py::handle return_grad, py::handle grad_scale, py::handle out);
+LossOptions loss_options(py::handle reduction, py::handle return_grad, py::handle grad_scale, py::handle out,
+                         bool batchmean = false);
 
 // What a loss returns: a scalar, or one loss a row or element, and the gradient where asked for.
 struct LossResult {

@@ -20,7 +20,7 @@ py::object cross_entropy(py::handle logits, py::handle target, py::handle weight
   Arguments arguments;
   const Array alogits = arguments.in(logits, "logits");
   const TensorView& z = alogits.view;
-  check_full_precision(z);
+  check_floating(z);
   options.axis = class_axis(axis, z);
   const Array atarget = arguments.in(target, "target");
   if (is_floating(atarget.view.dtype)) {

@@ -26,6 +26,17 @@ void check_dtype(const TensorView& t, const TensorView& like) {
                   got(t));
 }
 
+void check_compute_dtype(const TensorView& t, const TensorView& like) {
+  const Dtype want = compute_dtype(like.dtype);
+  if (t.dtype == want) return;
+  throw TypeError(std::string(t.name) + " must be " + dtype_name(want) + ", in which " + like.name + ", " +
+                  dtype_name(like.dtype) + ", is computed" + got(t));
+}
+
+void check_weight_dtype(const TensorView& t, const TensorView& like) {
+  if (t.dtype != compute_dtype(like.dtype)) check_dtype(t, like);
+}
+
 void check_dtype(const TensorView& t, Dtype want, const char* why) {
   if (t.dtype == want) return;
   throw TypeError(std::string(t.name) + " must be " + dtype_name(want) + " (" + why + ")" + got(t));
@@ -90,13 +101,13 @@ std::string number_text(double value) {
 }
 
 void check_range(const Parameter& p, double value) {
-  const bool bounded = p.minimum > -HUGE_VAL || p.maximum < HUGE_VAL;
-  const bool inside = value >= p.minimum && (p.below_maximum ? value < p.maximum : value <= p.maximum);
-  if (!bounded || (inside && (!p.is_flag || value == 0 || value == 1))) return;
+  const bool inside = (p.above_minimum ? value > p.minimum : value >= p.minimum) &&
+                      (p.below_maximum ? value < p.maximum : value <= p.maximum);  // NaN is not
+  if (inside && (!p.is_flag || value == 0 || value == 1)) return;
   throw ValueError(std::string(p.name) + " must " +
                    (p.is_flag ? "be False or True"
-                              : "lie in [" + number_text(p.minimum) + ", " + number_text(p.maximum) +
-                                    (p.below_maximum ? ")" : "]")) +
+                              : std::string("lie in ") + (p.above_minimum ? "(" : "[") + number_text(p.minimum) + ", " +
+                                    number_text(p.maximum) + (p.below_maximum ? ")" : "]")) +
                    ", got " + number_text(value));
 }
 

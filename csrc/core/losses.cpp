@@ -2,20 +2,10 @@
 
 #include <string.h>
 
-#include "core/errors.h"
+#include "core/half.h"
 
 namespace innerloop {
 namespace {
-
-// The position of flattened index i in an array of t's shape.
-Shape position(const TensorView& t, int64_t i) {
-  Shape at(t.ndim);
-  for (int d = t.ndim - 1; d >= 0; d--) {
-    at[d] = i % t.shape[d];
-    i /= t.shape[d];
-  }
-  return at;
-}
 
 // visit(pointer, i) for each element in C order.
 template <class Visit>
@@ -96,11 +86,22 @@ double sum_tree(const T* x, int64_t n) {
 
 }  // namespace
 
-Reduction find_reduction(const std::string& name) {
+Reduction find_reduction(const std::string& name, bool batchmean) {
   if (name == "mean") return Reduction::mean;
   if (name == "sum") return Reduction::sum;
   if (name == "none") return Reduction::none;
-  throw ValueError("reduction must be one of mean, sum, none, got '" + name + "'");
+  if (name == "batchmean" && batchmean) return Reduction::batchmean;
+  throw ValueError("reduction must be one of mean, sum, none" + std::string(batchmean ? ", batchmean" : "") +
+                   ", got '" + name + "'");
+}
+
+Shape position(const TensorView& t, int64_t i) {
+  Shape at(t.ndim);
+  for (int d = t.ndim - 1; d >= 0; d--) {
+    at[d] = i % t.shape[d];
+    i /= t.shape[d];
+  }
+  return at;
 }
 
 double sum_of(const void* losses, Dtype dtype, int64_t n) {
@@ -129,6 +130,7 @@ Labels read_labels(Call& call, const TensorView& t, int64_t classes, int64_t ign
 }
 
 const void* read_values(Call& call, const TensorView& t) {
+  if (is_half(t.dtype)) return widened(call, t).data;
   if (t.dtype == Dtype::f64) return read_as<double>(call, t);
   return read_as<float>(call, t);
 }

@@ -6,8 +6,11 @@
 
 namespace innerloop {
 
-enum class Reduction { mean, sum, none };
-Reduction find_reduction(const std::string& name);  // throws ValueError, naming those there are
+enum class Reduction { mean, sum, none, batchmean };
+// Throws ValueError, naming those there are; "batchmean" is among them only for a loss that has it.
+Reduction find_reduction(const std::string& name, bool batchmean = false);
+
+Shape position(const TensorView& t, int64_t i);  // of flattened index i in an array of t's shape
 
 // The sum of n losses of type f32 or f64 that lie end to end, in a tree that depends on n alone.
 double sum_of(const void* losses, Dtype dtype, int64_t n);
@@ -21,7 +24,7 @@ struct Labels {
 // Throws IndexError for a label that is neither in [0, classes) nor ignore_index.
 Labels read_labels(Call& call, const TensorView& target, int64_t classes, int64_t ignore_index);
 
-// A contiguous copy of a float32 or float64 array, in C order.
+// A contiguous copy of an array in C order, in what it is computed in.
 const void* read_values(Call& call, const TensorView& values);
 
 // What a mean over labels divides by: the sum of weight[label] * sample_weight over those that are not ignored. Both

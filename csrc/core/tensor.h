@@ -40,6 +40,17 @@ struct TensorView {
   Shape dims() const { return Shape(shape, shape + ndim); }
 };
 
+// In C order without gaps, as nothing is, too.
+inline bool is_contiguous(const TensorView& t) {
+  if (t.size() == 0) return true;
+  ptrdiff_t expected = (ptrdiff_t)dtype_size(t.dtype);
+  for (int d = t.ndim - 1; d >= 0; d--) {
+    if (t.shape[d] != 1 && t.strides[d] != expected) return false;
+    expected *= t.shape[d];
+  }
+  return true;
+}
+
 std::string shape_text(const int64_t* shape, int ndim);  // (2, 3)
 inline std::string shape_text(const Shape& s) { return shape_text(s.data(), (int)s.size()); }
 std::string describe(const TensorView&);  // float32 array of shape (2, 3)

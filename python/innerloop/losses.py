@@ -1,12 +1,18 @@
-"""Losses: the value and, where asked for, its gradient from one pass over memory."""
+"""Losses: the value and, where asked for, its gradient from one pass over memory.
+
+The elementwise losses grow from the native list: names, parameters and docstrings come from the
+reference, their arithmetic from ``csrc/rules/losses.h``; there is nothing to add here for one.
+"""
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from . import _core
+from .reference import LOSSES
 
-__all__ = ["softmax_cross_entropy"]
+__all__ = ["nll_loss", "softmax_cross_entropy"]
 
 
 def softmax_cross_entropy(
@@ -40,7 +46,7 @@ def softmax_cross_entropy(
 
     Parameters
     ----------
-    logits : array, float32 or float64, of one axis or more
+    logits : array, float32, float64, bfloat16 or float16, of one axis or more
         The classes lie along `axis`; every other position is a row.
     target : array
         Class labels: any integer dtype, shape of logits without `axis`. Or class probabilities:
@@ -102,3 +108,177 @@ def softmax_cross_entropy(
         grad_scale,
         out,
     )
+
+
+def nll_loss(
+    log_probs: Any,
+    target: Any,
+    *,
+    weight: Any = None,
+    sample_weight: Any = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    axis: int = 1,
+    return_grad: bool = False,
+    grad_scale: float = 1.0,
+    out: Any = None,
+) -> Any:
+    """Negative log-likelihood of class labels, given the classes' log-probabilities.
+
+    Formula: ``-weight[label] * sample_weight * log_probs[label]`` for each row; the gradient is
+    ``-weight[label] * sample_weight`` at the label, and 0 elsewhere.
+
+    Source: as `torch.nn.functional.nll_loss`.
+
+    Parameters
+    ----------
+    log_probs : array, float32, float64, bfloat16 or float16, of one axis or more
+        The classes lie along `axis`; every other position is a row.
+    target : array of any integer dtype, shape of log_probs without `axis`
+        Class labels.
+    weight : array, shape (C,), dtype of log_probs, optional
+        A weight for each class.
+    sample_weight : array, shape of target, dtype of log_probs, optional
+        A weight for each row. Any finite number.
+    ignore_index : int, default -100
+        Rows with this label have loss 0 and gradient 0, whatever they hold.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        The mean divides by the sum of the weights of the rows that are not ignored,
+        ``weight[label] * sample_weight``. Where that is 0, as with no rows or all of them ignored,
+        the mean is NaN.
+    axis : int, default 1
+        The class axis; 1 means 0 for 1-D `log_probs`.
+    return_grad : bool, default False
+        Return also the gradient of the reduced loss (of the sum, for "none").
+    grad_scale : float, default 1.0
+        Multiplies the gradient.
+    out : array of log_probs' shape and dtype, optional
+        Where to write the gradient; may be `log_probs`. Needs `return_grad`.
+
+    Returns
+    -------
+    loss : scalar or array, dtype of log_probs
+        0-d, or of the shape of `target` for ``reduction="none"``.
+    gradient : array of log_probs' shape and dtype
+        If `return_grad`.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not an array, or has the wrong dtype.
+    ValueError
+        If shapes do not fit, a parameter is out of its range or NaN, `out` comes without
+        `return_grad`, is read-only, overlaps `target` or a weight, or overlaps `log_probs` without
+        being them.
+    IndexError
+        If a label is neither in [0, C) nor `ignore_index`. Nothing has been written then.
+    """
+    return _core.nll_loss(
+        log_probs,
+        target,
+        weight,
+        sample_weight,
+        ignore_index,
+        reduction,
+        axis,
+        return_grad,
+        grad_scale,
+        out,
+    )
+
+
+_DOCUMENT = """{summary}
+
+Parameters
+----------
+pred : array of any shape, float32, float64, bfloat16 or float16
+target : array of pred's shape and dtype
+{parameters}sample_weight : array of target's shape and dtype, optional
+    A weight for each element, which multiplies its loss. Any finite number.
+reduction : {{{reductions}}}, default "mean"
+    The mean divides by the number of elements or, where there are sample weights, by their sum;
+    where that is 0, as for empty arrays, it is NaN.{batchmean}
+return_grad : bool, default False
+    Return also the gradient, with respect to `pred`, of the reduced loss (of the sum, for "none").
+grad_scale : float, default 1.0
+    Multiplies the gradient.
+out : array of pred's shape and dtype, optional
+    Where to write the gradient; may be `pred`. Needs `return_grad`.
+
+Returns
+-------
+loss : scalar or array, dtype of pred
+    0-d, or of pred's shape for ``reduction="none"``.
+gradient : array of pred's shape and dtype
+    If `return_grad`.
+
+Raises
+------
+TypeError
+    If an argument is not an array or number, or has the wrong dtype.
+ValueError
+    If shapes do not fit, a parameter is out of its range or NaN, predictions that must lie in a
+    range do not, `out` comes without `return_grad`, is read-only, overlaps another array, or
+    overlaps `pred` without being it. Nothing has been written then.
+"""
+_BATCHMEAN = """ "batchmean" divides the sum by the length of
+    the first axis, weights or not: the divergence by its definition."""
+_COMMON: dict[str, Any] = {
+    "sample_weight": None,
+    "reduction": "mean",
+    "return_grad": False,
+    "grad_scale": 1.0,
+    "out": None,
+}
+
+
+def _public(name: str) -> Any:
+    """The function `name`(pred, target, *, parameters and what all losses take), documented."""
+    entry = LOSSES[name]
+    array = [entry.array] if entry.array else []
+    own: dict[str, Any] = entry.parameters | dict.fromkeys(array)
+    signature = inspect.Signature(
+        [inspect.Parameter(a, inspect.Parameter.POSITIONAL_OR_KEYWORD) for a in ("pred", "target")]
+        + [
+            inspect.Parameter(p, inspect.Parameter.KEYWORD_ONLY, default=default)
+            for p, default in (own | _COMMON).items()
+        ]
+    )
+    known = frozenset(own | _COMMON)
+    common = tuple(_COMMON.items())
+
+    def function(*args: Any, **given: Any) -> Any:
+        if len(args) != 2 or not known.issuperset(given):
+            try:
+                given = signature.bind(*args, **given).arguments
+            except TypeError as error:
+                raise TypeError(f"{name}{signature}: {error}") from None
+            args = given.pop("pred"), given.pop("target")
+        parameters = {p: given[p] for p in entry.parameters if p in given}
+        third = given.get(entry.array) if entry.array else None
+        rest = (given.get(option, default) for option, default in common)
+        return _core.elementwise_loss(name, *args, parameters, third, *rest)
+
+    function.__name__ = function.__qualname__ = name
+    function.__module__ = __name__
+    function.__signature__ = signature  # type: ignore[attr-defined]
+    lines = [
+        f"{p} : {type(default).__name__}, default {default}\n"
+        for p, default in entry.parameters.items()
+    ]
+    lines += [f"{a} : array of pred's dtype that broadcasts to target, optional\n" for a in array]
+    reductions = ["mean", "sum", "none"] + ["batchmean"] * entry.batchmean
+    function.__doc__ = _DOCUMENT.format(
+        summary=inspect.getdoc(entry.function),
+        parameters="".join(lines),
+        reductions=", ".join(f'"{r}"' for r in reductions),
+        batchmean=_BATCHMEAN if entry.batchmean else "",
+    )
+    return function
+
+
+NAMES: tuple[str, ...] = tuple(entry[0] for entry in _core.elementwise_losses())
+
+for _name in NAMES:
+    globals()[_name] = _public(_name)
+    __all__ += [_name]

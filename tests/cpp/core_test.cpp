@@ -8,11 +8,15 @@
 
 #include "core/activations.h"
 #include "core/dispatch.h"
+#include "core/dropout.h"
+#include "core/gated.h"
 #include "core/half.h"
 #include "core/linear.h"
 #include "core/linear_cross_entropy.h"
+#include "core/norms.h"
 #include "core/optimizers.h"
 #include "core/pool.h"
+#include "core/prelu.h"
 #include "core/softmax.h"
 #include "core/softmax_cross_entropy.h"
 #include "support.h"
@@ -50,6 +54,41 @@ void test_activations(Dtype dtype) {
   }
 }
 
+void test_prelu(Dtype dtype) {
+  // Channels side by side and far apart, fewer and more than are summed at once; blocks with a tail.
+  const Shape shapes[] = {{2500, 19}, {3, 5, 1801}};
+  for (const Shape& shape : shapes) {
+    for (int64_t slopes : {int64_t(1), shape[1]}) {
+      Tensor x(dtype, shape), dy(dtype, shape), y(dtype, shape), weight(dtype, {slopes}), dweight(dtype, {slopes});
+      x.fill(1);
+      dy.fill(2);
+      weight.fill(3);
+      const std::string at = " " + shape_text(shape) + " " + std::to_string(slopes);
+      prelu_forward(x.view, weight.view, y.view);
+      record("prelu" + at, dtype, y);
+      prelu_backward(dy.view, x.view, weight.view, y.view, dweight.view);
+      record("prelu_backward dx" + at, dtype, y);
+      record("prelu_backward dweight" + at, dtype, dweight);
+    }
+  }
+}
+
+void test_gated(Dtype dtype) {
+  for (const GatedPair& pair : *kernels().gated) {
+    for (int axis : {0, 1}) {
+      const Shape shape = {46, 1002}, half = {axis ? 46 : 23, axis ? 501 : 1002};
+      Tensor x(dtype, shape), dx(dtype, shape), y(dtype, half), dy(dtype, half);
+      x.fill(1);
+      dy.fill(2);
+      const std::string at = " " + std::to_string(axis);
+      gated_forward(pair, x.view, axis, y.view);
+      record(pair.name + at, dtype, y);
+      gated_backward(pair, dy.view, x.view, axis, dx.view);
+      record(std::string(pair.name) + "_backward" + at, dtype, dx);
+    }
+  }
+}
+
 void test_elementary(Dtype dtype) {
   for (const Elementary& e : *kernels().elementary) {
     Tensor x(dtype, {10007}), y(dtype, {10007});
@@ -59,7 +98,8 @@ void test_elementary(Dtype dtype) {
     } else {
       e.f32((const float*)x.view.data, (float*)y.view.data, 10007);
     }
-    if (std::string(e.name) != "log") record(e.name, dtype, y);  // the sign of log(-1), a NaN, is the processor's own
+    // The sign of log(-1), a NaN, is the processor's own.
+    if (std::string(e.name).find("log") != 0) record(e.name, dtype, y);
   }
 }
 
@@ -205,13 +245,79 @@ void test_optimizers(Dtype dtype) {
       views[2 + s] = states[s].view;
       given |= 1u << s;
     }
-    for (int step = 1; step <= 3; step++) {
-      OptimizerStep work(optimizer, numbers, step, 1);
+    StepOptions options;
+    for (int step = 1; step <= 4; step++) {
+      options.clip = step == 4;
+      options.max_norm = 0.5;
+      OptimizerStep work(optimizer, options, 1);
+      work.begin_group(numbers, false, step == 4 ? 0.01 : 0, step);
       work.add(views, given);
       work.run();
     }
     record(std::string(optimizer.name) + "_step", dtype, param);
   }
+}
+
+void test_dropout(Dtype dtype) {
+  Tensor x(dtype, {7, 9001}), y(dtype, {7, 9001});
+  x.fill(10);
+  dropout({123456789012345, 6789, 0.3}, x.view, y.view);
+  record("dropout", dtype, y);
+}
+
+void test_norms(Dtype dtype) {
+  for (int64_t length : {3, 77, 5003}) {
+    const int64_t rows = 301;
+    Tensor x(dtype, {rows, length}), y(dtype, {rows, length}), dy(dtype, {rows, length}), dx(dtype, {rows, length});
+    Tensor w(dtype, {length}), b(dtype, {length}), dw(dtype, {length}), db(dtype, {length});
+    x.fill(11);
+    dy.fill(12);
+    w.fill(13);
+    b.fill(14);
+    for (const RowNormFunction& norm : *kernels().row_norms) {
+      Tensor saved(dtype, norm.has_mean ? Shape{2, rows} : Shape{rows});
+      const std::string what = norm.name + (" " + std::to_string(length));
+      row_norm_forward(norm, x.view, &w.view, &b.view, 1e-5, y.view, &saved.view);
+      record(what, dtype, y);
+      row_norm_backward(norm, dy.view, x.view, saved.view, &w.view, dx.view, &dw.view, &db.view);
+      record(what + " dx", dtype, dx);
+      record(what + " dweight", dtype, dw);
+      record(what + " dbias", dtype, db);
+    }
+  }
+  for (const Shape& shape : {Shape{301, 77}, Shape{41, 7, 3}, Shape{41, 7, 5, 29}}) {
+    const int64_t channels = shape[1];
+    Tensor x(dtype, shape), y(dtype, shape), dy(dtype, shape), dx(dtype, shape), saved(dtype, {2, channels});
+    Tensor w(dtype, {channels}), b(dtype, {channels}), dw(dtype, {channels}), db(dtype, {channels});
+    Tensor mean(dtype, {channels}), var(dtype, {channels});
+    x.fill(15);
+    dy.fill(16);
+    w.fill(17);
+    b.fill(18);
+    mean.fill(19);
+    var.fill(20);
+    for (bool training : {true, false}) {
+      const std::string what = "batch_norm " + shape_text(shape) + (training ? " training" : "");
+      batch_norm_forward({training, 0.1, 5}, x.view, &mean.view, &var.view, &w.view, &b.view, y.view, &saved.view);
+      record(what, dtype, y);
+      record(what + " running_mean", dtype, mean);
+      record(what + " running_var", dtype, var);
+      batch_norm_backward(training, dy.view, x.view, saved.view, &w.view, dx.view, &dw.view, &db.view);
+      record(what + " dx", dtype, dx);
+      record(what + " dweight", dtype, dw);
+      record(what + " dbias", dtype, db);
+    }
+  }
+}
+
+void test_clipping(Dtype dtype) {
+  Tensor grad(dtype, {70001});
+  GradientNorm gradients(1);
+  gradients.add(grad.fill(10).view);
+  Call call;
+  const double norm = gradients.norm(call);
+  gradients.multiply(call, clip_coefficient(norm, 1.0));
+  record("clip_grad_norm", dtype, grad);
 }
 
 }  // namespace
@@ -226,10 +332,15 @@ int main() {
       for (Dtype dtype : {Dtype::f32, Dtype::f64}) {
         test_elementary(dtype);
         test_activations(dtype);
+        test_prelu(dtype);
+        test_gated(dtype);
         test_linear(dtype);
         test_softmax_and_losses(dtype);
         test_linear_cross_entropy(dtype);
         test_optimizers(dtype);
+        test_dropout(dtype);
+        test_norms(dtype);
+        test_clipping(dtype);
       }
       for (Dtype dtype : {Dtype::bf16, Dtype::f16}) test_linear_half(dtype);
     }

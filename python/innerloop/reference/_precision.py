@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["in_float64", "loss_dtype", "round_to"]
+__all__ = ["in_float64", "loss_dtype", "reduce_losses", "round_to"]
 
 
 def round_to(values: Any, dtype: DTypeLike) -> NDArray:
@@ -24,6 +24,17 @@ def round_to(values: Any, dtype: DTypeLike) -> NDArray:
 def loss_dtype(dtype: DTypeLike) -> np.dtype:
     """Type of a loss over arrays of `dtype`: the compute type, float64 or else float32."""
     return np.dtype(np.float64 if np.dtype(dtype) == np.float64 else np.float32)
+
+
+def reduce_losses(losses: NDArray, count: Any, reduction: str) -> tuple[NDArray, Any]:
+    """Reduce losses, and say what each one's gradient is to be multiplied by.
+
+    `count` is what "mean" divides by: the number of losses, or the sum of their weights. Where it
+    is 0 the mean is 0 / 0 = NaN, as in PyTorch.
+    """
+    if reduction in ("mean", "batchmean"):
+        return np.divide(losses.sum(), count), np.divide(1.0, count)
+    return (losses if reduction == "none" else losses.sum()), 1.0
 
 
 def in_float64(function: Callable[..., Any]) -> Callable[..., NDArray]:

@@ -1,4 +1,4 @@
-"""Losses with their gradients. Every loss shares the reductions of `_reduce`."""
+"""Losses of a row of classes, with their gradients."""
 
 from __future__ import annotations
 
@@ -8,21 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._precision import loss_dtype, round_to
+from ._precision import loss_dtype, reduce_losses, round_to
 from .activations import _shifted, log_softmax
 
-__all__ = ["softmax_cross_entropy"]
-
-
-def _reduce(losses: NDArray, count: Any, reduction: str) -> tuple[NDArray, Any]:
-    """Reduce losses, and say what each one's gradient is to be multiplied by.
-
-    `count` is what "mean" divides by: the number of losses, or the sum of their weights. Where it
-    is 0 the mean is 0 / 0 = NaN, as in PyTorch.
-    """
-    if reduction == "mean":
-        return np.divide(losses.sum(), count), np.divide(1.0, count)
-    return (losses if reduction == "none" else losses.sum()), 1.0
+__all__ = ["nll_loss", "softmax_cross_entropy"]
 
 
 def softmax_cross_entropy(
@@ -121,7 +110,7 @@ def softmax_cross_entropy(
             lse = np.log(np.exp(_shifted(z, -1)).sum(-1)) + z.max(-1)
             losses += z_loss * row_weight * lse**2
         losses = np.where(ignored, 0.0, losses)
-        loss, scale = _reduce(losses, count, reduction)
+        loss, scale = reduce_losses(losses, count, reduction)
         if reduction == "none":
             loss = loss.reshape(by_class_last.shape[:-1])
         loss = round_to(loss, loss_dtype(logits.dtype))
@@ -135,3 +124,66 @@ def softmax_cross_entropy(
         dz *= scale * grad_scale
         dz = np.where(ignored[:, None], 0.0, dz).reshape(by_class_last.shape)
         return loss, round_to(np.moveaxis(dz, -1, axis), logits.dtype)
+
+
+def nll_loss(
+    log_probs: NDArray,
+    target: NDArray,
+    *,
+    weight: NDArray | None = None,
+    sample_weight: NDArray | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    axis: int = 1,
+    return_grad: bool = False,
+    grad_scale: float = 1.0,
+) -> Any:
+    """Negative log-likelihood of class labels, given the classes' log-probabilities.
+
+    Formula: ``-weight[label] * sample_weight * log_probs[label]`` for each row; the gradient is
+    ``-weight[label] * sample_weight`` at the label, and 0 elsewhere.
+
+    Source: as `torch.nn.functional.nll_loss`.
+
+    Parameters
+    ----------
+    log_probs : array
+        The classes lie along `axis`; every other position is a row.
+    target : array of integers, shape of log_probs without `axis`
+        Class labels.
+    weight : array, shape (C,), optional
+        A weight for each class.
+    sample_weight : array, shape of target, optional
+        A weight for each row.
+    ignore_index : int, default -100
+        Rows with this label have loss 0 and gradient 0, whatever they hold.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        The mean divides by the sum of the weights of the rows that are not ignored.
+    axis : int, default 1
+        The class axis; 1 means 0 for 1-D `log_probs`.
+    return_grad : bool, default False
+    grad_scale : float, default 1.0
+
+    Returns
+    -------
+    loss : array
+        0-d, or the shape of `target` for ``reduction="none"``.
+    gradient : array, shape of log_probs
+        If `return_grad`: of the reduced loss (of the sum, for "none"), times `grad_scale`.
+    """
+    axis = 0 if log_probs.ndim == 1 else axis % log_probs.ndim
+    x = np.moveaxis(log_probs, axis, -1).astype(np.float64)
+    classes = np.arange(x.shape[-1])
+    labels = target.astype(np.int64)
+    is_label = (labels[..., None] == classes) & (labels != ignore_index)[..., None]
+    weights = np.ones(len(classes)) if weight is None else weight.astype(np.float64)
+    samples = np.ones(1) if sample_weight is None else sample_weight.astype(np.float64)[..., None]
+    with np.errstate(all="ignore"):
+        w = np.where(is_label, weights * samples, 0.0)
+        losses = -np.where(is_label, w * x, 0.0).sum(-1)
+        loss, scale = reduce_losses(losses, w.sum(), reduction)
+        gradient = np.where(is_label, -w * (scale * grad_scale), 0.0)
+    loss = round_to(loss, loss_dtype(log_probs.dtype))
+    if not return_grad:
+        return loss
+    return loss, round_to(np.moveaxis(gradient, -1, axis), log_probs.dtype)
