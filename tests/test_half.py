@@ -32,6 +32,8 @@ def operations() -> Iterator[tuple[str, Operation, int]]:
             yield f"{name} axis {axis}", partial(getattr(il, name), axis=axis), 1
             backward = partial(getattr(il, f"{name}_backward"), axis=axis)
             yield f"{name}_backward axis {axis}", backward, 2
+    for name in ("dropout", "dropout_backward"):
+        yield name, partial(getattr(il, name), p=0.3, seed=5, offset=6), 1
 
 
 OPERATIONS = {name: (function, count) for name, function, count in operations()}

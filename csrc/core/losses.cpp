@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "core/errors.h"
 #include "core/half.h"
 
 namespace innerloop {

@@ -4,7 +4,6 @@
 #include "rules/activations.h"
 #include "rules/gated.h"
 #include "rules/dropout.h"
-#include "rules/losses.h"
 #include "rules/norms.h"
 #include "rules/optimizers.h"
 #include "rules/prelu.h"
