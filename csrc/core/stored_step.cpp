@@ -18,6 +18,23 @@ uint64_t rounding_key(uint64_t seed, uint64_t step, uint64_t array) {
 
 uint64_t state_key(uint64_t key, int state) { return next_key(key, (uint64_t)state); }
 
+static std::unique_ptr<Walk<1>> walk_unless_contiguous(const TensorView& t) {
+  return is_contiguous(t) ? nullptr : std::make_unique<Walk<1>>(walk_rows(t, t.ndim - 1));
+}
+
+// f(the walk over an operand); one that lies end to end is made for the occasion, as a step may have thousands.
+template <class F>
+static void with_walk(const std::unique_ptr<Walk<1>>& walk, char* data, size_t item, int64_t end, const F& f) {
+  if (walk) return f(*walk);
+  Walk<1> flat;
+  flat.ndim = 1;
+  flat.stream = false;
+  flat.data[0] = data;
+  flat.shape[0] = end;
+  flat.stride[0][0] = (ptrdiff_t)item;
+  f(flat);
+}
+
 StoredStep::StoredStep(const TensorView* views, unsigned used, const TensorView* scales, const TensorView* master,
                        unsigned negatives, uint64_t key) {
   auto stored = [](const TensorView& t) {
@@ -25,7 +42,7 @@ StoredStep::StoredStep(const TensorView* views, unsigned used, const TensorView*
     o.dtype = t.dtype;
     o.data = t.data;
     o.kind = t.dtype == Dtype::f32 && is_contiguous(t) ? Kind::in_place : Kind::converted;
-    o.walk = walk_rows(t, t.ndim - 1);
+    o.walk = walk_unless_contiguous(t);
     return o;
   };
   for (int op = 0; op < kMaxOperands; op++) {
@@ -41,35 +58,44 @@ StoredStep::StoredStep(const TensorView* views, unsigned used, const TensorView*
   if (master == nullptr) return;
   if (master->dtype == Dtype::f32) {
     has_copy = true;
-    copy = operands[0];
+    copy = std::move(operands[0]);
     operands[0] = stored(*master);
   } else {
     operands[0].kind = Kind::split;
-    operands[0].lower = walk_rows(*master, master->ndim - 1);
+    operands[0].lower = master->data;
+    operands[0].lower_walk = walk_unless_contiguous(*master);
   }
 }
 
 void StoredStep::widen(const Operand& o, int64_t begin, int64_t end, float* to) const {
   const Storages& storages = *kernels().storages;
   if (o.kind == Kind::split) {
-    storages.split.join(o.walk, o.lower, begin, end, to);
+    with_walk(o.walk, o.data, 2, end, [&](const Walk<1>& upper) {
+      with_walk(o.lower_walk, o.lower, 2, end,
+                [&](const Walk<1>& lower) { storages.split.join(upper, lower, begin, end, to); });
+    });
   } else if (o.kind == Kind::in_8_bits) {
     storages.states.widen_8bit(o.data, o.scales, o.negatives, begin, end, to);
   } else {
-    storage_of(o.dtype).widen(o.walk, begin, end, to);
+    with_walk(o.walk, o.data, dtype_size(o.dtype), end,
+              [&](const Walk<1>& from) { storage_of(o.dtype).widen(from, begin, end, to); });
   }
 }
 
 void StoredStep::narrow(const Operand& o, const float* from, int64_t begin, int64_t end) const {
   const Storages& storages = *kernels().storages;
   if (o.kind == Kind::split) {
-    storages.split.split(from, o.walk, o.lower, begin, end);
+    with_walk(o.walk, o.data, 2, end, [&](const Walk<1>& upper) {
+      with_walk(o.lower_walk, o.lower, 2, end,
+                [&](const Walk<1>& lower) { storages.split.split(from, upper, lower, begin, end); });
+    });
   } else if (o.kind == Kind::in_8_bits) {
     storages.states.round_8bit(from, o.negatives, begin, end, o.key, o.data, o.scales);
   } else if (o.kind == Kind::stochastic) {
     storages.states.round_bf16(from, begin, end, o.key, o.data);
   } else {
-    storage_of(o.dtype).narrow(from, o.walk, begin, end);
+    with_walk(o.walk, o.data, dtype_size(o.dtype), end,
+              [&](const Walk<1>& to) { storage_of(o.dtype).narrow(from, to, begin, end); });
   }
 }
 

@@ -3,6 +3,8 @@
 // kind.
 #pragma once
 
+#include <memory>
+
 #include "core/tensor.h"
 
 namespace innerloop {
@@ -27,7 +29,9 @@ class StoredStep {
     Dtype dtype = Dtype::f32;
     char *data = nullptr, *scales = nullptr;
     uint64_t key = 0;
-    Walk<1> walk, lower;
+    std::unique_ptr<Walk<1>> walk;  // null where it is contiguous
+    char* lower = nullptr;          // of a split param
+    std::unique_ptr<Walk<1>> lower_walk;
   };
   Operand operands[kMaxOperands];
   bool has_copy = false;  // param itself is written beside its master
