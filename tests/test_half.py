@@ -137,7 +137,7 @@ def others() -> Iterator[tuple[str, Operation, dict[str, tuple[int, ...]]]]:
     for n in (3, 77, 5003):
         shapes = {"x": (60, n), "weight": (n,)}
         yield f"rms_norm {n}", partial(il.rms_norm, return_saved=True), shapes
-        shapes |= {"bias": (n,)}
+        shapes = shapes | {"bias": (n,)}
         yield f"layer_norm {n}", partial(il.layer_norm, return_saved=True), shapes
         yield f"layer_norm_backward {n}", layer_norm_backward, {"dy": (60, n), **shapes}
         shapes = {"dy": (60, n), "x": (60, n), "weight": (n,)}
@@ -184,11 +184,11 @@ OTHERS = {name: (function, shapes) for name, function, shapes in others()}
 
 
 def arrays_of(shapes: dict[str, tuple[int, ...]], dtype: Any) -> dict[str, np.ndarray]:
-    arrays = {n: numbers(s, "f4", i) for i, (n, s) in enumerate(shapes.items())}
+    arrays = {n: np.asarray(numbers(s, "f4", i)) for i, (n, s) in enumerate(shapes.items())}
     for name in ("pred", "target", "sample_weight", "weight"):  # of any sign nowhere
         if name in arrays and ("pred" in arrays or name != "weight"):
             arrays[name] = np.abs(arrays[name]) % 1
-    return {n: rounded(a, dtype) for n, a in arrays.items()}
+    return {n: np.asarray(rounded(a, dtype)) for n, a in arrays.items()}
 
 
 def pairs(got: Any, expected: Any) -> list[tuple[np.ndarray, np.ndarray]]:
