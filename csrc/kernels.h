@@ -217,7 +217,7 @@ struct LossBlock {
 
 // One elementwise loss in one dtype.
 struct ElementwiseLossKernels {
-  double (*block)(const double* parameters, const LossBlock& block);        // returns the sum of its losses
+  double (*block)(const double* parameters, const LossBlock& block);     // returns the sum of its losses
   bool (*inside)(const char* x, int n, double minimum, double maximum);  // whether all lie there; NaN does not
 };
 

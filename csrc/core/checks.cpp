@@ -89,8 +89,8 @@ void check_range(const Parameter& p, double value) {
   if (!bounded || (inside && (!p.is_flag || value == 0 || value == 1))) return;
   throw ValueError(std::string(p.name) + " must " +
                    (p.is_flag ? "be False or True"
-                              : std::string("lie in ") + (p.above_minimum ? "(" : "[") + number_text(p.minimum) + ", " + number_text(p.maximum) +
-                                    (p.below_maximum ? ")" : "]")) +
+                              : std::string("lie in ") + (p.above_minimum ? "(" : "[") + number_text(p.minimum) + ", " +
+                                    number_text(p.maximum) + (p.below_maximum ? ")" : "]")) +
                    ", got " + number_text(value));
 }
 

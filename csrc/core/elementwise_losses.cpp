@@ -2,8 +2,8 @@
 
 #include <atomic>
 
-#include "core/dispatch.h"
 #include "core/checks.h"
+#include "core/dispatch.h"
 #include "core/flat.h"
 
 namespace innerloop {

@@ -8,9 +8,9 @@ namespace innerloop {
 const ElementwiseLoss& find_elementwise_loss(const std::string& name);  // throws ValueError, naming those there are
 
 struct ElementwiseLossInputs {
-  const TensorView *pred, *target;      // of one shape and dtype
-  const TensorView* sample_weight;      // of the same shape; or null
-  const TensorView* array;              // the loss's third array, of the same shape (its strides may be 0); or null
+  const TensorView *pred, *target;  // of one shape and dtype
+  const TensorView* sample_weight;  // of the same shape; or null
+  const TensorView* array;          // the loss's third array, of the same shape (its strides may be 0); or null
 };
 
 // Throws ValueError where the loss takes predictions in a range and one lies outside it.

@@ -44,9 +44,8 @@ double nll_loss(const TensorView& log_probs, const TensorView& target, const Ten
   const void* class_weights = weight ? read_values(call, *weight) : nullptr;
   const void* row_weights = sample_weight ? read_values(call, *sample_weight) : nullptr;
   const Labels labels = read_labels(call, target, classes, options.ignore_index);
-  const double divisor = options.reduction == Reduction::mean
-                             ? sum_of_weights(labels, rows, class_weights, row_weights, dtype)
-                             : 1;
+  const double divisor =
+      options.reduction == Reduction::mean ? sum_of_weights(labels, rows, class_weights, row_weights, dtype) : 1;
   TensorView every;
   if (losses) {
     every = *losses;

@@ -100,7 +100,7 @@ struct Loop {
       const size_t bytes = (size_t)n * sizeof(T);
       const Sixteen own = at;
       auto copied = [&](const char* p, char* to) { return p ? (const char*)memcpy(to, p, bytes) : p; };
-      at = {copied(own.pred, copy[0]),  copied(own.target, copy[1]),     copied(own.sample_weight, copy[2]),
+      at = {copied(own.pred, copy[0]),  copied(own.target, copy[1]),    copied(own.sample_weight, copy[2]),
             copied(own.array, copy[3]), own.losses ? copy[4] : nullptr, copy[5]};
       total = total + lanes<gradient>(rule, block, at, false).first(n, 0);
       if (own.losses) memcpy(own.losses, copy[4], bytes);

@@ -11,9 +11,7 @@ namespace innerloop::INNERLOOP_ISA {
 
 extern const Kernels kernels;
 const Kernels kernels = {
-    INNERLOOP_NAME(INNERLOOP_ISA), kVectorBytes, kHasFma, &elementary, &activations, &softmaxes, &linear,
-    &softmax_cross_entropy,
-                         &elementwise_losses,
-                         &nll_loss,        &optimizers,  &probes};
+    INNERLOOP_NAME(INNERLOOP_ISA), kVectorBytes,        kHasFma,   &elementary, &activations, &softmaxes, &linear,
+    &softmax_cross_entropy,        &elementwise_losses, &nll_loss, &optimizers, &probes};
 
 }  // namespace innerloop::INNERLOOP_ISA

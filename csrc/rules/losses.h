@@ -71,8 +71,7 @@ struct HuberLoss {
   HD LossAndSlope<V> both(V x, V t) const {
     const V d = x - t, a = abs(d);
     const auto far = a >= V(delta);
-    return {select(far, V(delta) * (a - V(0.5 * delta)), V(0.5) * d * d),
-            select(far, V(delta) * sign_of(d), d)};
+    return {select(far, V(delta) * (a - V(0.5 * delta)), V(0.5) * d * d), select(far, V(delta) * sign_of(d), d)};
   }
 };
 
@@ -118,8 +117,8 @@ struct KlDiv {
   }
 };
 
-using ElementwiseLosses = List<MseLoss, L1Loss, SmoothL1Loss, HuberLoss, BinaryCrossEntropy,
-                               BinaryCrossEntropyWithLogits, KlDiv>;
+using ElementwiseLosses =
+    List<MseLoss, L1Loss, SmoothL1Loss, HuberLoss, BinaryCrossEntropy, BinaryCrossEntropyWithLogits, KlDiv>;
 
 // nll_loss: -w x of the label's logarithm x and the row's weight w.
 struct NegativeLogLikelihood {

@@ -24,7 +24,7 @@ from .harness import Case, Result, Settings, measure
 from .limits import Limits
 from .report import as_record, means, report
 
-NOUNS = ("linear", "softmax_cross_entropy", "optimizers", "activations")
+NOUNS = ("linear", "softmax_cross_entropy", "elementwise_losses", "optimizers", "activations")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
