@@ -97,7 +97,8 @@ def test_same_bits_for_any_threads_and_isa(name: str, dtype: str, restore_thread
 @pytest.mark.parametrize("name", NAMES)
 def test_derivative_by_finite_differences(target: str, name: str) -> None:
     x = numbers(200, "float64")
-    x = x[abs(x) > 1e-3]  # away from the kinks
+    for kink in (-3, 0, 3, 6):
+        x = x[abs(x - kink) > 1e-3]
     forward, backward = functions(name)
     h = 1e-6
     slope = (forward(x + h) - forward(x - h)) / (2 * h)
@@ -124,7 +125,14 @@ def test_beside_torch(target: str, name: str, dtype: str) -> None:
     tolerance = dict(TOLERANCE[dtype])
     if name == "gelu_tanh" and dtype == "float32":
         tolerance["atol"] = 1e-5  # torch's 1 + tanh(u) cancels for negative x: 7% off at -3.5
-    np.testing.assert_allclose(forward(x), y.detach().numpy(), **tolerance)
+    if name == "hardsigmoid":
+        tolerance["rtol"] = 1e-7  # torch's 1 / 6 is a float32, even for float64
+    if name == "softplus":
+        tolerance["atol"] = max(tolerance["atol"], 1e-13)
+    want = y.detach().numpy()
+    if name == "mish":
+        want[x == -np.inf] = 0  # torch: NaN
+    np.testing.assert_allclose(forward(x), want, **tolerance)
     dy = numbers(1000, dtype, seed=1)
     y.backward(torch.tensor(dy))
     finite = np.isfinite(x)
@@ -151,6 +159,91 @@ def test_parameters(target: str, slope: float) -> None:
     np.testing.assert_array_equal(
         il.leaky_relu_backward(x, x, slope), np.where(x > 0, x, slope * x)
     )
+
+
+KNOTS = {"hardsigmoid": [-3, 3], "hardswish": [-3, 3], "relu6": [0, 6], "softplus": [20, 10]}
+
+
+@pytest.mark.parametrize("name", ["elu", "selu", "celu", "leaky_relu", "relu", *KNOTS])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_knots_are_torchs(target: str, name: str, dtype: str) -> None:
+    """Derivatives at the knots, and a rounding error to either side of them."""
+    torch = pytest.importorskip("torch")
+    knots = np.array([*KNOTS.get(name, []), 0.0, -0.0], dtype)
+    x = np.concatenate([knots, np.nextafter(knots, np.inf), np.nextafter(knots, -np.inf)])
+    x = np.concatenate([x, [np.nan]]).astype(dtype)
+    t = torch.tensor(x, requires_grad=True)
+    y = getattr(torch.nn.functional, name)(t)
+    y.backward(torch.full_like(t, 1.5))
+    forward, backward = functions(name)
+    np.testing.assert_allclose(forward(x), y.detach().numpy(), rtol=1e-6, atol=1e-44)
+    np.testing.assert_allclose(backward(np.full_like(x, 1.5), x), t.grad.numpy(), rtol=1e-6)
+    if ACTIVATIONS[name].saves_output:
+        dx = backward(np.full_like(x, 1.5), None, y=forward(x))
+        np.testing.assert_allclose(dx, t.grad.numpy(), rtol=1e-6)
+
+
+NUMBERS = [
+    *(("elu", {"alpha": a}) for a in (0.0, 0.5, -0.5, 3.0)),
+    *(("celu", {"alpha": a}) for a in (0.125, 0.5, 3.0, 64.0)),
+    *(("softplus", {"beta": b, "threshold": t}) for b in (0.125, 2.0) for t in (20.0, -1.0, 1.0)),
+    *(("leaky_relu", {"negative_slope": s}) for s in (0.0, -0.5, 2.0)),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), NUMBERS, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_parameters_are_torchs(
+    target: str, name: str, options: dict[str, float], dtype: str
+) -> None:
+    torch = pytest.importorskip("torch")
+    x, dy = numbers(300, dtype, scale=10), numbers(300, dtype, seed=1)
+    t = torch.tensor(x, requires_grad=True)
+    y = getattr(torch.nn.functional, name)(t, **options)
+    y.backward(torch.tensor(dy))
+    forward, backward = functions(name)
+    np.testing.assert_allclose(forward(x, **options), y.detach().numpy(), **TOLERANCE[dtype])
+    want = t.grad.numpy()
+    np.testing.assert_allclose(backward(dy, x, **options), want, **TOLERANCE[dtype])
+    if ACTIVATIONS[name].saves_output:
+        got = backward(dy, None, *options.values(), y=forward(x, **options))
+        np.testing.assert_allclose(got, want, **TOLERANCE[dtype])
+    linear, saved = il.linear(
+        x.reshape(30, 10), np.eye(10, dtype=dtype), activation=name, return_saved=True, **options
+    )
+    assert equal_bits(linear.reshape(-1), forward(x, **options))
+    _, _, db = il.linear_backward(
+        *(dy.reshape(30, 10), x.reshape(30, 10), np.eye(10, dtype=dtype), saved),
+        activation=name,
+        **options,
+    )
+    np.testing.assert_allclose(db, want.reshape(30, 10).sum(0), rtol=1e-4, atol=1e-4)
+
+
+def test_parameters_at_their_limits(target: str) -> None:
+    """What the range takes gives no NaN, in float32 too."""
+    x = np.array([-5, -1, -1e-30, 0, 1e-30, 1, 5], "f4")
+    for limit in (1.1754943508222875e-38, 3.4028234663852886e38):
+        for y in (
+            il.celu(x, limit),
+            il.celu_backward(x, x, limit),
+            il.softplus_backward(x, x, limit),
+            il.elu(x, limit),
+        ):
+            assert not np.isnan(y).any()
+    np.testing.assert_array_equal(il.softplus(x, threshold=np.inf), il.softplus(x))
+    np.testing.assert_array_equal(il.softplus(x, threshold=-np.inf), x)
+    assert il.softplus(np.float32([1000]), threshold=1e9) == 1000  # torch: exp overflows
+
+
+def test_mish_and_softsign_far_out(target: str) -> None:
+    """At infinity they keep their limits, where PyTorch multiplies infinity by 0."""
+    x = np.array([-np.inf, -1e30, 1e30, np.inf])
+    one = np.ones(4)
+    np.testing.assert_array_equal(il.mish(x), [0, 0, 1e30, np.inf])
+    np.testing.assert_array_equal(il.mish_backward(one, x), [0, 0, 1, 1])
+    np.testing.assert_array_equal(il.softsign_backward(one, x)[[0, 3]], [0, 0])
+    np.testing.assert_allclose(il.softsign_backward(one[:2], np.array([1e8, -1e8])), 1e-16)
 
 
 def test_zero_dimensions_and_scalars(target: str) -> None:

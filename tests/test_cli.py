@@ -21,7 +21,10 @@ from innerloop.cli import bench, demo, demo_check, main, selftest, ulp
 from innerloop.cli.bench import peers
 from innerloop.cli.bench.harness import Case, Settings, Timing, measure
 
-NOUNS = ("linear", "softmax_cross_entropy", "optimizers", "activations")
+NOUNS = (
+    *("linear", "softmax_cross_entropy", "linear_cross_entropy", "optimizers", "activations"),
+    *("prelu", "gated", "norms"),
+)
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -9,7 +9,7 @@ import pytest
 
 import innerloop as il
 from innerloop import _core
-from innerloop.reference import ACTIVATIONS, LOSSES, OPTIMIZERS
+from innerloop.reference import ACTIVATIONS, GATED, LOSSES, OPTIMIZERS
 
 
 def test_activations() -> None:
@@ -27,6 +27,12 @@ def test_activation_signatures(name: str) -> None:
     assert list(backward.parameters) == ["dy", "x", *ACTIVATIONS[name].parameters, "y", "out"]
 
 
+def test_gated_pairs() -> None:
+    reference = [(p.name, p.activation, p.gate_is_first) for p in GATED.values()]
+    assert _core.gated_pairs() == reference
+    assert list(GATED) == list(il.gated.NAMES)
+
+
 def test_optimizers() -> None:
     assert [entry[0] for entry in _core.optimizers()] == list(OPTIMIZERS)
     for name, optimizer in OPTIMIZERS.items():
@@ -36,15 +42,17 @@ def test_optimizers() -> None:
 
 # The names of docs/design.md, section 5, that this version has.
 PUBLIC = """softmax softmax_backward log_softmax log_softmax_backward activation activation_backward
-linear linear_backward pack softmax_cross_entropy nll_loss set_num_threads get_num_threads use_isa
-isas backends use_backend info""".split()
+prelu prelu_backward linear linear_backward linear_cross_entropy pack dropout dropout_backward
+layer_norm layer_norm_backward rms_norm rms_norm_backward batch_norm batch_norm_backward
+softmax_cross_entropy nll_loss set_num_threads get_num_threads use_isa isas backends use_backend
+info""".split()
 
 
 @pytest.mark.parametrize(
     "name",
     PUBLIC
     + list(LOSSES)
-    + [n for a in ACTIVATIONS for n in (a, f"{a}_backward")]
+    + [n for a in [*ACTIVATIONS, *GATED] for n in (a, f"{a}_backward")]
     + [n for o in OPTIMIZERS.values() for n in (f"{o.name}_step", o.class_name)],
 )
 def test_public_names_are_documented(name: str) -> None:

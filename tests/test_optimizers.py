@@ -28,7 +28,10 @@ def _restore():
 
 @pytest.fixture
 def torch():
-    return pytest.importorskip("torch")
+    torch = pytest.importorskip("torch")
+    torch.set_default_dtype(torch.float64)  # in which it keeps NAdam's product of momenta
+    yield torch
+    torch.set_default_dtype(torch.float32)
 
 
 # --- the list, the reference and the public names -------------------------------------------------
@@ -48,7 +51,7 @@ def test_list_is_the_references():
         assert all(
             isinstance(defaults[h], bool) == isinstance(d, bool) for h, d in expanded.items()
         )
-        assert states == {s: entry.needs.get(s) for s in entry.states}
+        assert states == {s: (entry.needs.get(s), entry.starts.get(s)) for s in entry.states}
         assert tuple(states) == entry.states
 
 
@@ -103,23 +106,43 @@ def test_reference_backend(name, options, dtype):
         for case in CASES
         # torch always corrects; with a short memory its estimate of the variance falls below 0
         if "bias_correction" not in case.values[1]
+        and case.values[0] != "lion"
         and not {"centered", "alpha"} <= {*case.values[1]}
     ],
 )
 def test_is_torchs(torch, name, options, dtype):
+    compare_with_torch(torch, name, options, dtype, 8)
+
+
+TORCHS = [n for n in NAMES if n != "lion"]
+
+
+@pytest.mark.parametrize("name", TORCHS)
+def test_is_torchs_over_many_steps(torch, name):
+    compare_with_torch(torch, name, {"weight_decay": 1e-3, "lr": 1e-2}, np.float64, 150)
+
+
+def compare_with_torch(torch, name, options, dtype, steps):
     theirs = getattr(torch.optim, OPTIMIZERS[name].class_name, None)
     if theirs is None:
         pytest.skip("torch has no such optimizer")
     problem = Problem(name, options, dtype, [7, (5, 3)])
     tensors = [torch.tensor(p, requires_grad=True) for p in problem.params]
-    optimizer = theirs(tensors, **options)
-    for step in range(1, 6):
+    ours = {h: options[h] for h in ("l1", "max_norm", "grad_scale") if h in options}
+    optimizer = theirs(tensors, **{h: v for h, v in options.items() if h not in ours})
+    for step in range(1, steps + 1):
         for t, g in zip(tensors, problem.grads(step), strict=True):
-            t.grad = torch.tensor(g)
+            t.grad = torch.tensor(g) / ours.get("grad_scale", 1.0)
+        if "max_norm" in ours:
+            torch.nn.utils.clip_grad_norm_(tensors, ours["max_norm"])
+        for t in tensors:
+            sign = -1 if options.get("maximize") else 1
+            t.grad += sign * ours.get("l1", 0.0) * torch.sign(t.detach())
         optimizer.step()
-    got = problem.native(5, place=np.copy)
+    got = problem.native(steps, place=np.copy)
     expected = [t.detach().numpy() for t in tensors]
-    expected += [optimizer.state[t][s].numpy() for s in problem.states for t in tensors]
+    named = {s: problem.entry.torch_names.get(s, s) for s in problem.states}
+    expected += [optimizer.state[t][named[s]].numpy() for s in problem.states for t in tensors]
     for a, b in zip(got, expected, strict=True):
         tolerance = 2e-5 if dtype == np.float32 else 1e-11
         np.testing.assert_allclose(a, b, tolerance, tolerance)
@@ -128,10 +151,10 @@ def test_is_torchs(torch, name, options, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("name", "options"), LOOPS)
 def test_large_arrays_in_pieces(name, options, dtype):
-    sizes = [16384, 200_003, 5, 70_000, 0, 64]  # some in one piece, some in several, some sharing
+    sizes = [16384, 90_003, 5, 70_000, 0, 64]  # some in one piece, some in several, some sharing
     expected = Problem(name, options, dtype, sizes).reference(2)
     results = []
-    for threads in (1, 2, 3, 8):
+    for threads in (1, 2, 5):
         il.set_num_threads(threads)
         results.append(Problem(name, options, dtype, sizes).native(2, place=np.copy))
         close(results[-1], expected, dtype)
@@ -159,7 +182,7 @@ def test_bits_of_a_list_are_those_of_single_arrays(name, options, dtype):
     together = Problem(name, options, dtype, sizes).native(place=np.copy)
     problem = Problem(name, options, dtype, sizes)
     step_function = getattr(il, f"{name}_step")
-    for step in (1, 2, 3):
+    for step in range(1, problem.last(None) + 1):
         for i, (p, g) in enumerate(zip(problem.params, problem.grads(step), strict=True)):
             states = [problem.state[s][i] for s in problem.states]
             named = {f"{s}s": a for s, a in zip(problem.states, states, strict=True)}

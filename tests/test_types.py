@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
     reason="the stubs are made when a wheel is built: run against an installed package",
 )
 
-GROWN = ("activations", "losses", "optimizers")
+GROWN = ("activations", "gated", "losses", "optimizers")
 
 USE = """
 import numpy as np

@@ -1,4 +1,6 @@
-"""Write the type stubs of the modules whose functions grow from the list: activations, losses...
+"""Write the type stubs of the modules whose functions grow from the list.
+
+These are activations, gated, losses and optimizers.
 
     python tools/make_stubs.py PACKAGE OUTPUT
 
@@ -119,10 +121,30 @@ def losses(package: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def gated(package: Path) -> str:
+    """Stub of innerloop.gated."""
+    names: list[str] = []
+    lines = [HEADER, own(package / "gated.py"), '_A = TypeVar("_A")']
+    for node in ast.parse((package / "reference" / "gated.py").read_text()).body:
+        call = node.value if isinstance(node, ast.Expr) else None
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "gated_pair":
+            name = ast.literal_eval(call.args[0])
+            lines.append(f"def {name}(x: _A, axis: int = -1, *, out: Any = None) -> _A: ...")
+            lines.append(
+                f"def {name}_backward(dy: _A, x: _A, axis: int = -1, *, out: Any = None) -> _A: ..."
+            )
+            names += [name, f"{name}_backward"]
+    lines.append(f"__all__ = {names}")
+    return "\n".join(lines) + "\n"
+
+
 def optimizers(package: Path) -> str:
     """Stub of innerloop.optimizers."""
     names = declared(package / "optimizers.py")
     lines = [HEADER, "import inspect", own(package / "optimizers.py")]
+    source = ast.parse((package / "reference" / "gradients.py").read_text()).body
+    prepare = next(n for n in source if isinstance(n, ast.FunctionDef) and n.name == "prepare")
+    common = [entry for entry in defaults_of(prepare) if entry[0] != "norm"]
     for function, call in functions(package / "reference" / "optimizers.py", "optimizer"):
         keywords = {k.arg: k.value for k in call.keywords}
         class_name = ast.literal_eval(keywords["class_name"])
@@ -132,12 +154,17 @@ def optimizers(package: Path) -> str:
             f", {a.arg}s: Any{' = None' if a.arg in optional else ''}"
             for a in function.args.args[2:]
         )
-        hyper = [entry for entry in defaults_of(function) if entry[0] not in optional]
+        hyper = [entry for entry in defaults_of(function) if entry[0] not in optional] + common
         keyword_text = "".join(f", {n}: {kind} = {default}" for n, kind, default in hyper)
         lines.append(
             f"def {function.name}_step(params: Any, grads: Any{states}, *, step: int{keyword_text})"
             " -> None: ..."
         )
+        # A schedule may stand for a number.
+        hyper = [
+            (n, k.replace("float", "_Number") if k.startswith("float") else k, d)
+            for n, k, d in hyper
+        ]
         lr, rest = hyper[0], hyper[1:]
         rest_text = "".join(f", {n}: {kind} = {default}" for n, kind, default in rest)
         lines.append(f"class {class_name}(Optimizer):")
@@ -148,6 +175,9 @@ def optimizers(package: Path) -> str:
             " -> None: ..."
         )
         names += [f"{function.name}_step", class_name]
+    lines.insert(
+        2, "from collections.abc import Callable\n_Number = float | Callable[[int], float]"
+    )
     lines.append(f"__all__ = {names}")
     return "\n".join(lines) + "\n"
 
@@ -156,6 +186,7 @@ def main() -> None:
     package, output = Path(sys.argv[1]), Path(sys.argv[2])
     output.mkdir(parents=True, exist_ok=True)
     (output / "activations.pyi").write_text(activations(package))
+    (output / "gated.pyi").write_text(gated(package))
     (output / "losses.pyi").write_text(losses(package))
     (output / "optimizers.pyi").write_text(optimizers(package))
 

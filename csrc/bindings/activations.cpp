@@ -79,7 +79,7 @@ py::list list() {
 py::array elementary(const std::string& name, const py::array& x) {
   Arguments arguments;
   const Array ax = arguments.in(x, "x");
-  check_floating(ax.view);
+  check_full_precision(ax.view);
   const Array ay = arguments.fresh(ax.view.dtype, ax.view.dims());
   if ((x.flags() & py::array::c_style) == 0) throw ValueError("x must be C-contiguous");
   for (const Elementary& e : *kernels().elementary) {

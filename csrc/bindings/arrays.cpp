@@ -4,6 +4,7 @@
 
 #include <atomic>
 
+#include "bindings/dlpack.h"
 #include "bindings/numbers.h"
 #include "core/buffers.h"
 #include "core/checks.h"
@@ -12,10 +13,24 @@
 namespace innerloop {
 namespace {
 
+constexpr int kNumpyHalf = 23;       // NPY_HALF, of NumPy's stable C interface
 constexpr size_t kCached = 1 << 16;  // outputs of at least this many bytes come from the buffer cache
 
 // innerloop._arrays: what conversion needs of Python.
 py::object helper(const char* name) { return py::module_::import("innerloop._arrays").attr(name); }
+
+// The dtype that carries bfloat16 in NumPy arrays: ml_dtypes' where that is installed, else two bytes with its name.
+const py::dtype& bfloat16() {
+  static const auto* dtype = new py::dtype(py::reinterpret_steal<py::dtype>(helper("bfloat16_dtype")().release()));
+  return *dtype;
+}
+
+// ml_dtypes may have been imported since, or be there twice: its name tells.
+bool is_bfloat16(const py::dtype& d) {
+  return d.kind() == 'V' && d.itemsize() == 2 &&
+         (d.is(bfloat16()) || d.equal(bfloat16()) ||
+          std::string(py::str(static_cast<const py::object&>(d))) == "bfloat16");
+}
 
 Dtype dtype_of(const py::array& array, const char* name) {
   const py::dtype d = array.dtype();
@@ -25,6 +40,8 @@ Dtype dtype_of(const py::array& array, const char* name) {
         return Dtype::f32;
       case py::detail::npy_api::NPY_DOUBLE_:
         return Dtype::f64;
+      case kNumpyHalf:
+        return Dtype::f16;
       case py::detail::npy_api::NPY_BOOL_:
         return Dtype::boolean;
       case py::detail::npy_api::NPY_INT8_:
@@ -47,6 +64,7 @@ Dtype dtype_of(const py::array& array, const char* name) {
         break;
     }
   }
+  if (is_bfloat16(d)) return Dtype::bf16;
   throw TypeError(std::string(name) + " must be an array of a native float or integer dtype, got dtype " +
                   std::string(py::str(static_cast<const py::object&>(d))));
 }
@@ -57,7 +75,10 @@ Array view_of(const py::array& array, py::object caller, const char* name) {
   return a;
 }
 
-py::dtype numpy_dtype(Dtype d) { return d == Dtype::f64 ? py::dtype::of<double>() : py::dtype::of<float>(); }
+py::dtype numpy_dtype(Dtype d) {
+  if (d == Dtype::bf16) return bfloat16();
+  return d == Dtype::f64 ? py::dtype::of<double>() : d == Dtype::f16 ? py::dtype("e") : py::dtype::of<float>();
+}
 
 bool is_ndarray(py::handle value) { return Py_TYPE(value.ptr()) == py::detail::npy_api::get().PyArray_Type_; }
 
@@ -135,7 +156,7 @@ py::object Arguments::result(const Array& array) const {
 }
 
 py::object Arguments::scalar(Dtype dtype, double value) const {
-  py::array array(numpy_dtype(dtype), std::vector<py::ssize_t>{});
+  py::array array(numpy_dtype(compute_dtype(dtype)), std::vector<py::ssize_t>{});
   if (dtype == Dtype::f64) {
     *static_cast<double*>(array.mutable_data()) = value;
   } else {
@@ -168,7 +189,7 @@ py::object reference(const char* noun) {
   return py::module_::import((std::string("innerloop.reference.") + noun).c_str());
 }
 
-void copy_into(const Array& out, py::handle values) { py::module_::import("numpy").attr("copyto")(out.owner, values); }
+void copy_into(const Array& out, py::handle values) { helper("copy_into")(out.owner, values); }
 
 void bind_backend(py::module_& m) {
   m.def("isa", [] { return kernels().isa; });
@@ -184,6 +205,7 @@ void bind_backend(py::module_& m) {
   });
   m.def("buffer_cache_held", &buffers::held);
   m.def("buffer_cache_clear", &buffers::clear);
+  bind_dlpack(m);
 }
 
 }  // namespace innerloop

@@ -39,7 +39,7 @@ class Arguments {
 
   // The array as the call returns it: the caller's own `out`, or a fresh one in the library of the first argument.
   py::object result(const Array& array) const;
-  // A 0-d scalar of this dtype: a NumPy scalar, or the library's 0-d array.
+  // A 0-d scalar of what this dtype computes in: a NumPy scalar, or the library's 0-d array.
   py::object scalar(Dtype dtype, double value) const;
 
  private:

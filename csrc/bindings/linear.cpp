@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "bindings/arrays.h"
+#include "bindings/linear.h"
 #include "bindings/nouns.h"
 #include "bindings/numbers.h"
 #include "core/checks.h"
@@ -90,21 +91,9 @@ py::object linear(py::handle x, py::handle w, py::handle b, py::handle name, con
   return py::make_tuple(y, az ? arguments.result(*az) : y);
 }
 
-// The three outputs that a caller gave, or None for each.
-py::tuple three_outputs(py::handle out, bool bias) {
-  if (out.is_none()) return py::make_tuple(py::none(), py::none(), py::none());
-  if (!py::isinstance<py::tuple>(out) || py::len(out) != 3) {
-    throw TypeError("out must be a tuple (dx, dw, db) of arrays or None, got " + std::string(py::repr(out)));
-  }
-  const auto outputs = py::reinterpret_borrow<py::tuple>(out);
-  if (!bias && !outputs[2].is_none()) throw ValueError("out has a db, which bias=False does without; got an array");
-  return outputs;
-}
-
 py::tuple backward(py::handle dy, py::handle x, py::handle w, py::handle saved, py::handle name, const py::dict& given,
                    py::handle with_bias, py::handle out) {
   const bool bias = boolean(with_bias, "bias");
-  const py::tuple outputs = three_outputs(out, bias);
   const Act act(name, given);
   Arguments arguments;
   const Array ady = arguments.in(dy, "dy");
@@ -122,37 +111,21 @@ py::tuple backward(py::handle dy, py::handle x, py::handle w, py::handle saved, 
     throw TypeError(std::string("saved must be what linear(..., return_saved=True) gave for ") + act.activation.name +
                     ", got None");
   }
-  const Array adx = arguments.out(outputs[0], "dx", ax.view.dtype, ax.view.dims());
-  const Array adw = arguments.out(outputs[1], "dw", ax.view.dtype, {aw.weight.k(), aw.weight.n()});
-  std::optional<Array> adb;
-  if (bias) adb = arguments.out(outputs[2], "db", ax.view.dtype, {aw.weight.n()});
-  const Array* written[] = {&adx, &adw, adb ? &*adb : nullptr};
-  const Array* read[] = {&ady, &ax, aw.array ? &*aw.array : nullptr, as ? &*as : nullptr};
-  for (const Array* gradient : written) {
-    if (gradient == nullptr) continue;
-    for (const Array* input : read) {
-      if (input) Arguments::check_overlap(*gradient, *input, false);
-    }
-    for (const Array* other : written) {
-      if (other && other != gradient) Arguments::check_overlap(*gradient, *other, false);
-    }
-  }
+  const LinearGradients gradients(arguments, out, ax.view, aw.weight.n(), bias ? nullptr : "bias=False does without",
+                                  {&ady, &ax, aw.array ? &*aw.array : nullptr, as ? &*as : nullptr});
 
   if (reference_in_use()) {
     py::dict keywords(**given);
     keywords["activation"] = act.activation.name;
-    const py::tuple gradients = reference("linear").attr("linear_backward")(
-        ady.owner, ax.owner, aw.dense(), as ? py::object(as->owner) : py::object(py::none()), **keywords);
-    copy_into(adx, gradients[0]);
-    copy_into(adw, gradients[1]);
-    if (adb) copy_into(*adb, gradients[2]);
+    gradients.copy_reference(reference("linear").attr("linear_backward")(
+        ady.owner, ax.owner, aw.dense(), as ? py::object(as->owner) : py::object(py::none()), **keywords));
   } else {
     py::gil_scoped_release release;
     linear_backward(act.activation, act.parameters.value, ady.view, ax.view, aw.weight,
-                    act.identity ? nullptr : view_or_null(as), adx.view, adw.view, view_or_null(adb));
+                    act.identity ? nullptr : view_or_null(as), gradients.dx.view, gradients.dw.view,
+                    gradients.db_view());
   }
-  return py::make_tuple(arguments.result(adx), arguments.result(adw),
-                        adb ? arguments.result(*adb) : py::object(py::none()));
+  return gradients.result(arguments);
 }
 
 std::unique_ptr<PackedWeight> pack(py::handle w) {
@@ -164,7 +137,49 @@ std::unique_ptr<PackedWeight> pack(py::handle w) {
   return std::make_unique<PackedWeight>(aw.view);
 }
 
+// The three outputs that a caller gave, or None for each.
+py::tuple three_outputs(py::handle out, const char* without_db) {
+  if (out.is_none()) return py::make_tuple(py::none(), py::none(), py::none());
+  if (!py::isinstance<py::tuple>(out) || py::len(out) != 3) {
+    throw TypeError("out must be a tuple (dx, dw, db) of arrays or None, got " + std::string(py::repr(out)));
+  }
+  const auto outputs = py::reinterpret_borrow<py::tuple>(out);
+  if (without_db && !outputs[2].is_none()) {
+    throw ValueError(std::string("out has a db, which ") + without_db + "; got an array");
+  }
+  return outputs;
+}
+
 }  // namespace
+
+LinearGradients::LinearGradients(Arguments& arguments, py::handle out, const TensorView& x, int64_t n,
+                                 const char* without_db, std::initializer_list<const Array*> inputs) {
+  const py::tuple outputs = three_outputs(out, without_db);
+  dx = arguments.out(outputs[0], "dx", x.dtype, x.dims());
+  dw = arguments.out(outputs[1], "dw", x.dtype, {x.shape[x.ndim - 1], n});
+  if (!without_db) db = arguments.out(outputs[2], "db", x.dtype, {n});
+  const Array* written[] = {&dx, &dw, db ? &*db : nullptr};
+  for (const Array* gradient : written) {
+    if (gradient == nullptr) continue;
+    for (const Array* input : inputs) {
+      if (input) Arguments::check_overlap(*gradient, *input, false);
+    }
+    for (const Array* other : written) {
+      if (other && other != gradient) Arguments::check_overlap(*gradient, *other, false);
+    }
+  }
+}
+
+void LinearGradients::copy_reference(const py::tuple& gradients) const {
+  copy_into(dx, gradients[0]);
+  copy_into(dw, gradients[1]);
+  if (db) copy_into(*db, gradients[2]);
+}
+
+py::tuple LinearGradients::result(const Arguments& arguments) const {
+  return py::make_tuple(arguments.result(dx), arguments.result(dw),
+                        db ? arguments.result(*db) : py::object(py::none()));
+}
 
 void bind_linear(py::module_& m) {
   py::class_<PackedWeight>(m, "PackedWeight", "A weight laid out for `linear`: a copy, made by `pack`.")

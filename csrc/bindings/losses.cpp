@@ -27,7 +27,7 @@ LossResult::LossResult(Arguments& arguments, const LossOptions& options, const A
       if (other) Arguments::check_overlap(*gradient, *other, false);
     }
   }
-  if (options.reduction == Reduction::none) losses = arguments.fresh(input.view.dtype, losses_shape);
+  if (options.reduction == Reduction::none) losses = arguments.fresh(compute_dtype(input.view.dtype), losses_shape);
 }
 
 double LossResult::copy_reference(const py::tuple& both) const {
@@ -46,7 +46,7 @@ py::object LossResult::result(const Arguments& arguments, Dtype dtype, double va
 std::optional<Array> optional_array(Arguments& arguments, py::handle value, const char* name, const TensorView& like) {
   if (value.is_none()) return {};
   const Array array = arguments.in(value, name);
-  check_dtype(array.view, like);
+  check_weight_dtype(array.view, like);
   return array;
 }
 

@@ -4,7 +4,7 @@
 #include <optional>
 
 #include "bindings/arrays.h"
-#include "core/losses.h"
+#include "core/softmax_cross_entropy.h"
 
 namespace innerloop {
 
@@ -34,6 +34,10 @@ struct LossResult {
   double copy_reference(const py::tuple& both) const;
   py::object result(const Arguments& arguments, Dtype dtype, double value) const;
 };
+
+// Those of softmax cross-entropy, without the axis.
+CrossEntropyOptions cross_entropy_options(const LossOptions& given, py::handle ignore_index, py::handle label_smoothing,
+                                          py::handle z_loss);
 
 // An optional array of the dtype of `like`.
 std::optional<Array> optional_array(Arguments& arguments, py::handle value, const char* name, const TensorView& like);

@@ -49,6 +49,8 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   m.def("get_num_threads", &pool::threads);
   bind_backend(m);
   bind_activations(m);
+  bind_gated(m);
+  bind_prelu(m);
   bind_optimizers(m);
   bind_softmax(m);
   bind_softmax_cross_entropy(m);
@@ -56,4 +58,8 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   bind_nll_loss(m);
   bind_probe(m);
   bind_linear(m);
+  bind_storage(m);
+  bind_linear_cross_entropy(m);
+  bind_norms(m);
+  bind_dropout(m);
 }

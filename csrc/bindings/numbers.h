@@ -45,6 +45,20 @@ inline int64_t integer(py::handle value, const char* name) {
   throw ValueError(std::string(name) + " must fit into 64 bits, got " + std::string(py::repr(value)));
 }
 
+// An integer of 64 bits without a sign.
+inline uint64_t word64(py::handle value, const char* name) {
+  py::object index;
+  if (!PyBool_Check(value.ptr())) index = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
+  if (!index) {
+    forget_conversion_error(value, name);
+    throw TypeError(std::string(name) + " must be an integer, got " + std::string(py::repr(value)));
+  }
+  const unsigned long long number = PyLong_AsUnsignedLongLong(index.ptr());
+  if (!PyErr_Occurred()) return number;
+  PyErr_Clear();
+  throw ValueError(std::string(name) + " must lie in [0, 2^64), got " + std::string(py::repr(value)));
+}
+
 // Python's and NumPy's bools, and 0 and 1.
 inline bool boolean(py::handle value, const char* name) {
   if (value.ptr() == Py_True) return true;

@@ -8,6 +8,7 @@
 
 #include "bindings/arrays.h"
 #include "bindings/nouns.h"
+#include "bindings/numbers.h"
 #include "core/checks.h"
 #include "core/dispatch.h"
 
@@ -16,11 +17,13 @@ namespace {
 
 std::string text(py::handle value) { return std::string(py::repr(value)); }
 
-// The numbers of a step, as the kernels and as the reference take them: betas=(0.9, 0.999) is beta1 and beta2 to the
+// The numbers of a group, as the kernels and as the reference take them: betas=(0.9, 0.999) is beta1 and beta2 to the
 // one and a tuple to the other.
 struct Numbers {
   ParameterValues values;
-  py::dict for_reference;
+  bool maximize = false;
+  double l1 = 0;
+  py::object for_reference;  // a dict, where the reference is in use
 };
 
 int find_parameter(const Optimizer& optimizer, const std::string& name) {
@@ -38,10 +41,25 @@ int tuple_length(const Optimizer& optimizer, const std::string& name) {
   return n;
 }
 
+double read_number(const Parameter& parameter, py::handle value) {
+  const double read = number(value, parameter.name);
+  check_range(parameter, read);
+  return read;
+}
+
 Numbers read_numbers(const Optimizer& optimizer, const py::dict& given) {
+  Numbers numbers;
   py::dict flat;
   for (const auto& [key, value] : given) {
     const std::string name = py::str(key);
+    if (name == "maximize") {
+      numbers.maximize = read_number(common_parameters[kMaximize], value) != 0;
+      continue;
+    }
+    if (name == "l1") {
+      numbers.l1 = read_number(common_parameters[kL1], value);
+      continue;
+    }
     const int count = tuple_length(optimizer, name);
     if (count == 0) {
       flat[key] = value;
@@ -56,11 +74,13 @@ Numbers read_numbers(const Optimizer& optimizer, const py::dict& given) {
     }
     for (int i = 0; i < count; i++) flat[py::str(name.substr(0, name.size() - 1) + std::to_string(i + 1))] = items[i];
   }
-  Numbers numbers;
   numbers.values = parameter_values(optimizer.name, optimizer.parameters, optimizer.parameter_count, flat);
   check_together(optimizer, numbers.values.value);
   if (!reference_in_use()) return numbers;
+  py::dict for_reference;
   auto plain = [&](const std::string& name) -> py::object {
+    if (name == "maximize") return py::bool_(numbers.maximize);
+    if (name == "l1") return py::float_(numbers.l1);
     const int i = find_parameter(optimizer, name);
     const double value = numbers.values.value[i];
     return optimizer.parameters[i].is_flag ? py::object(py::bool_(value != 0)) : py::object(py::float_(value));
@@ -70,9 +90,19 @@ Numbers read_numbers(const Optimizer& optimizer, const py::dict& given) {
     const int count = tuple_length(optimizer, name);
     py::tuple items(count);
     for (int i = 0; i < count; i++) items[i] = plain(name.substr(0, name.size() - 1) + std::to_string(i + 1));
-    numbers.for_reference[key] = count > 0 ? py::object(items) : plain(name);
+    for_reference[key] = count > 0 ? py::object(items) : plain(name);
   }
+  numbers.for_reference = for_reference;
   return numbers;
+}
+
+// max_norm=None and grad_scale.
+StepOptions read_options(py::handle max_norm, py::handle grad_scale) {
+  StepOptions options;
+  options.grad_scale = read_number(common_parameters[kGradScale], grad_scale);
+  options.clip = !max_norm.is_none();
+  if (options.clip) options.max_norm = read_number(kMaxNorm, max_norm);
+  return options;
 }
 
 // Steps count from 1; beyond 2^53 a double would skip some.
@@ -90,7 +120,8 @@ int64_t read_step(py::handle step) {
   return value;
 }
 
-// One of params, grads and the lists of states: an array, or a list or tuple of arrays.
+// One of params, grads and the lists of states: an array, or a list or tuple of arrays. Among a list of states, None
+// is an array that is not given.
 class Operand {
  public:
   Operand() = default;
@@ -104,6 +135,7 @@ class Operand {
         listed ? py::tuple(py::reinterpret_steal<py::object>(PySequence_Tuple(value.ptr()))) : py::make_tuple(value);
     for (size_t i = 0; i < arrays.size(); i++) {
       const py::handle item = PyTuple_GET_ITEM(arrays.ptr(), (py::ssize_t)i);
+      if (optional && item.is_none()) continue;
       py::object ndarray = as_ndarray(item, label(i));
       if (!ndarray.is(item)) {
         if (converted.empty()) converted.resize(arrays.size());
@@ -113,6 +145,7 @@ class Operand {
   }
 
   bool is_given() const { return given; }
+  bool is_given(size_t i) const { return given && !ndarray(i).is_none(); }
   size_t size() const { return arrays.size(); }
   py::handle ndarray(size_t i) const {
     if (i < converted.size() && converted[i]) return converted[i];
@@ -141,85 +174,201 @@ class Operand {
   std::string buffer;
 };
 
-void run_reference(const Optimizer& optimizer, const Operand* operands, unsigned used, int64_t step,
-                   const py::dict& numbers) {
-  const py::object function = reference("optimizers").attr("OPTIMIZERS")[optimizer.name].attr("function");
-  for (size_t i = 0; i < operands[0].size(); i++) {
-    py::dict keywords(**numbers);
-    keywords["step"] = step;
-    for (int s = 0; s < optimizer.state_count; s++) {
-      if (used >> s & 1) keywords[optimizer.states[s].name] = operands[2 + s].ndarray(i);
-    }
-    function(operands[0].ndarray(i), operands[1].ndarray(i), **keywords);
-  }
+// Shared memory is refused, once it is certain.
+void refuse_overlap(Operand& first, size_t i, Operand& second, size_t j) {
+  const py::object shares = py::module_::import("innerloop._arrays").attr("shares_memory");
+  if (!shares(first.ndarray(i), second.ndarray(j)).cast<bool>()) return;
+  const std::string one = first.label(i), other = second.label(j);
+  throw ValueError(one + " must not overlap " + other + ", got two views that share memory");
 }
 
-void step(const std::string& name, py::handle params, py::handle grads, const py::tuple& states, py::handle step_number,
-          const py::dict& given_numbers) {
+struct Group {
+  size_t end;  // of its arrays
+  int64_t step;
+  Numbers numbers;
+  unsigned used;
+};
+
+double reference_norm(const Operand& grads, double grad_scale) {
+  py::list arrays;
+  for (size_t i = 0; i < grads.size(); i++) arrays.append(grads.ndarray(i));
+  return reference("gradients").attr("grad_norm")(arrays).cast<double>() / grad_scale;
+}
+
+double run_reference(const Optimizer& optimizer, const std::vector<Group>& groups, const Operand* operands,
+                     const StepOptions& options, const std::vector<bool>& plain, uint64_t seed) {
+  const py::object stored_step = reference("stored").attr("step");
+  const py::object function = reference("optimizers").attr("OPTIMIZERS")[optimizer.name].attr("function");
+  const double norm = options.clip ? reference_norm(operands[1], options.grad_scale) : 0;
+  size_t i = 0;
+  for (const Group& group : groups) {
+    for (; i < group.end; i++) {
+      py::dict keywords = group.numbers.for_reference.attr("copy")();
+      keywords["step"] = group.step;
+      keywords["grad_scale"] = options.grad_scale;
+      if (options.clip) keywords["max_norm"] = options.max_norm;
+      if (options.clip) keywords["norm"] = norm;
+      py::dict states, scales, below_0, keys;
+      for (int s = 0; s < optimizer.state_count; s++) {
+        if ((group.used >> s & 1) == 0) continue;
+        const char* state = optimizer.states[s].name;
+        states[state] = operands[2 + s].ndarray(i);
+        keys[state] = state_key(rounding_key(seed, (uint64_t)group.step, i), s);
+        below_0[state] = optimizer.states[s].below_0;
+        if (operands[kScalesOperand + s].is_given(i)) scales[state] = operands[kScalesOperand + s].ndarray(i);
+      }
+      if (!plain[i]) {
+        const Operand& masters = operands[kMasterOperand];
+        stored_step(function, operands[0].ndarray(i), operands[1].ndarray(i), states, scales, below_0, keys,
+                    masters.is_given(i) ? masters.ndarray(i) : py::none(), keywords);
+        continue;
+      }
+      for (const auto& [state, array] : states) keywords[state] = array;
+      function(operands[0].ndarray(i), operands[1].ndarray(i), **keywords);
+    }
+  }
+  return norm;
+}
+
+// `group_list` holds (how many arrays, step, numbers) of each group, with None for all of the arrays; params, grads and
+// each list of states go over all groups. Returns the norm of the gradients, or None without max_norm.
+// `scales` holds a list for each state, or None; `masters` is a list or None: see StoredArrays.
+py::object step(const std::string& name, py::handle params, py::handle grads, const py::tuple& states,
+                const py::list& group_list, py::handle max_norm, py::handle grad_scale, py::handle masters,
+                py::handle scales, py::handle seed_number) {
   const Optimizer& optimizer = find_optimizer(name);
-  const Numbers numbers = read_numbers(optimizer, given_numbers);
-  const int64_t number = read_step(step_number);
+  const StepOptions options = read_options(max_norm, grad_scale);
   const int count = 2 + optimizer.state_count;
   if ((int)states.size() != optimizer.state_count) throw TypeError(name + ": wrong number of states");
+  std::vector<Group> groups;
+  size_t end = 0;
+  for (const py::handle item : group_list) {
+    const py::tuple group = py::reinterpret_borrow<py::tuple>(item);
+    end = group[0].is_none() ? SIZE_MAX : end + group[0].cast<size_t>();
+    Numbers numbers = read_numbers(optimizer, group[2].cast<py::dict>());
+    const unsigned used = used_states(optimizer, numbers.values.value);
+    groups.push_back({end, read_step(group[1]), std::move(numbers), used});
+  }
 
   // Everything is converted first: what follows reads pointers, and no Python code may run in between.
-  Operand operands[kMaxOperands];
+  Operand operands[kStoredOperands];
   operands[0] = Operand("params", params, false);
   operands[1] = Operand("grads", grads, false);
-  const unsigned used = used_states(optimizer, numbers.values.value);
-  unsigned given = 0;
   for (int s = 0; s < optimizer.state_count; s++) {
     const State& state = optimizer.states[s];
     const std::string plural = std::string(state.name) + "s";
     const py::object list = states[(size_t)s];
-    if ((used >> s & 1) && list.is_none()) {
+    for (const Group& group : groups) {
+      if (!(group.used >> s & 1) || !list.is_none()) continue;
       throw ValueError(plural + " must be given" +
                        (state.needed_by ? std::string(" where ") + state.needed_by + " is not 0" : "") + ", got None");
     }
     operands[2 + s] = Operand(plural, list, true);
-    given |= (operands[2 + s].is_given() ? 1u : 0u) << s;
   }
+  operands[kMasterOperand] = Operand("masters", masters, true);
+  for (int s = 0; s < optimizer.state_count && !scales.is_none(); s++) {
+    operands[kScalesOperand + s] = Operand(std::string(optimizer.states[s].name) + "_scales",
+                                           py::reinterpret_borrow<py::tuple>(scales)[(size_t)s], true);
+  }
+  const uint64_t seed = (uint64_t)integer(seed_number, "seed");
   const size_t arrays = operands[0].size();
-  for (int op = 1; op < count; op++) {
+  for (int op = 1; op < kStoredOperands; op++) {
     if (operands[op].is_given() && operands[op].size() != arrays) {
       throw ValueError(operands[op].name + " must hold as many arrays as params, " + std::to_string(arrays) + ", got " +
                        std::to_string(operands[op].size()));
     }
   }
+  if (!groups.empty() && groups.back().end == SIZE_MAX) groups.back().end = arrays;
+  if (groups.empty() || groups.back().end != arrays) throw ValueError("the groups must hold all of params");
 
-  OptimizerStep work(optimizer, numbers.values.value, (double)number, arrays);
+  OptimizerStep work(optimizer, options, arrays);
+  std::vector<bool> plain;
+  plain.reserve(arrays);
   TensorView views[kMaxOperands];
-  for (size_t i = 0; i < arrays; i++) {
-    for (int op = 0; op < count; op++) {
-      if (operands[op].is_given()) read_view(operands[op].ndarray(i), operands[op].label(i), views[op]);
+  size_t i = 0;
+  for (const Group& group : groups) {
+    const double* values = group.numbers.values.value;
+    work.begin_group(values, group.numbers.maximize, group.numbers.l1, (double)group.step);
+    for (; i < group.end; i++) {
+      unsigned given = 0;
+      for (int op = 0; op < count; op++) {
+        const bool used = op < 2 || (group.used >> (op - 2) & 1);
+        if (used && !operands[op].is_given(i)) as_ndarray(py::none(), operands[op].label(i));  // throws
+        if (!operands[op].is_given(i)) continue;
+        read_view(operands[op].ndarray(i), operands[op].label(i), views[op]);
+        if (op >= 2) given |= 1u << (op - 2);
+      }
+      StoredArrays stored;
+      for (int s = 0; s < optimizer.state_count; s++) {
+        Operand& of_state = operands[kScalesOperand + s];
+        if (of_state.is_given(i)) read_view(of_state.ndarray(i), of_state.label(i), stored.scales[s]);
+      }
+      Operand& master = operands[kMasterOperand];
+      stored.has_master = master.is_given(i);
+      if (stored.has_master) read_view(master.ndarray(i), master.label(i), stored.master);
+      stored.key = rounding_key(seed, (uint64_t)group.step, i);
+      plain.push_back(work.add(views, given, stored));
     }
-    work.add(views, given);
   }
-  work.check_overlap([&](size_t i, int op, size_t j, int other) {
-    const py::object shares = py::module_::import("innerloop._arrays").attr("shares_memory");
-    if (!shares(operands[op].ndarray(i), operands[other].ndarray(j)).cast<bool>()) return;
-    const std::string first = operands[op].label(i), second = operands[other].label(j);
-    throw ValueError(first + " must not overlap " + second + ", got two views that share memory");
-  });
+  work.check_overlap(
+      [&](size_t k, int op, size_t j, int other) { refuse_overlap(operands[op], k, operands[other], j); });
 
+  double norm = 0;
   if (reference_in_use()) {
-    run_reference(optimizer, operands, used, number, numbers.for_reference);
+    norm = run_reference(optimizer, groups, operands, options, plain, seed);
   } else {
     py::gil_scoped_release release;
-    work.run();
+    norm = work.run();
   }
+  return options.clip ? py::object(py::float_(norm)) : py::none();
 }
 
 // What a step with these would refuse, told before the first: hyperparameters, and params unless it is None.
-void check(const std::string& name, const py::dict& numbers, py::handle params) {
+void check(const std::string& name, const py::dict& numbers, py::handle params, py::handle max_norm,
+           py::handle grad_scale) {
   read_numbers(find_optimizer(name), numbers);
+  read_options(max_norm, grad_scale);
   Operand operand("params", params, true);
+  if (!operand.is_given()) return;
+  Extents extents;
+  extents.reserve(1, operand.size());
+  TensorView view;
+  for (size_t i = 0; i < operand.size(); i++) {
+    if (!operand.is_given(i)) as_ndarray(py::none(), operand.label(i));  // throws
+    read_view(operand.ndarray(i), operand.label(i), view);
+    check_floating(view);
+    check_output(view);
+    extents.add(view, i, 0, true);
+  }
+  extents.check([&](size_t i, int, size_t j, int) { refuse_overlap(operand, i, operand, j); });
+}
+
+double clip_grad_norm(py::handle grads, py::handle max_norm) {
+  const double most = read_number(kMaxNorm, max_norm);
+  Operand operand("grads", grads, false);
+  GradientNorm gradients(operand.size());
+  Extents extents;
+  extents.reserve(1, operand.size());
   TensorView view;
   for (size_t i = 0; i < operand.size(); i++) {
     read_view(operand.ndarray(i), operand.label(i), view);
     check_floating(view);
     check_output(view);
+    extents.add(view, i, 0, true);
+    gradients.add(view);
   }
+  extents.check([&](size_t i, int, size_t j, int) { refuse_overlap(operand, i, operand, j); });
+  if (reference_in_use()) {
+    const double norm = reference_norm(operand, 1);
+    const py::object clip = reference("gradients").attr("clip");
+    for (size_t i = 0; i < operand.size(); i++) clip(operand.ndarray(i), norm, most);
+    return norm;
+  }
+  py::gil_scoped_release release;
+  Call call;
+  const double norm = gradients.norm(call), factor = clip_coefficient(norm, most);
+  if (factor != 1) gradients.multiply(call, factor);
+  return norm;
 }
 
 py::list list() {
@@ -231,9 +380,14 @@ py::list list() {
       defaults[p.name] =
           p.is_flag ? py::object(py::bool_(p.default_value != 0)) : py::object(py::float_(p.default_value));
     }
+    defaults["maximize"] = false;  // and what is no rule's own
+    defaults["l1"] = 0.0;
+    defaults["max_norm"] = py::none();
+    defaults["grad_scale"] = 1.0;
     py::dict states;
+    auto named = [](const char* parameter) { return parameter ? py::object(py::str(parameter)) : py::none(); };
     for (int i = 0; i < o.state_count; i++) {
-      states[o.states[i].name] = o.states[i].needed_by ? py::object(py::str(o.states[i].needed_by)) : py::none();
+      states[o.states[i].name] = py::make_tuple(named(o.states[i].needed_by), named(o.states[i].starts_as));
     }
     entries.append(py::make_tuple(o.name, defaults, states));
   }
@@ -243,9 +397,14 @@ py::list list() {
 }  // namespace
 
 void bind_optimizers(py::module_& m) {
-  m.def("optimizers", &list, "(name, {parameter: default}, {state: what needs it, or None}) of each, in list order");
-  m.def("optimizer_step", &step);
-  m.def("optimizer_check", &check);
+  m.def(
+      "optimizers", &list,
+      "(name, {parameter: default}, {state: (what needs it, what it starts as), each or None}) of each, in list order");
+  m.def("optimizer_step", &step, py::arg(), py::arg(), py::arg(), py::arg(), py::arg(), py::arg(), py::arg(),
+        py::arg("masters") = py::none(), py::arg("scales") = py::none(), py::arg("seed") = 0);
+  m.def("optimizer_check", &check, py::arg(), py::arg(), py::arg(), py::arg("max_norm") = py::none(),
+        py::arg("grad_scale") = 1.0);
+  m.def("clip_grad_norm", &clip_grad_norm);
 }
 
 }  // namespace innerloop

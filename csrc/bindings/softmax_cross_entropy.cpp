@@ -15,18 +15,7 @@ py::object cross_entropy(py::handle logits, py::handle target, py::handle weight
                          py::handle ignore_index, py::handle label_smoothing, py::handle z_loss, py::handle reduction,
                          py::handle axis, py::handle return_grad, py::handle grad_scale, py::handle out) {
   const LossOptions given = loss_options(reduction, return_grad, grad_scale, out);
-  CrossEntropyOptions options;
-  options.reduction = given.reduction;
-  options.grad_scale = given.grad_scale;
-  options.ignore_index = integer(ignore_index, "ignore_index");
-  options.label_smoothing = number(label_smoothing, "label_smoothing");
-  if (!(options.label_smoothing >= 0 && options.label_smoothing <= 1)) {
-    throw ValueError("label_smoothing must lie in [0, 1], got " + std::string(py::repr(label_smoothing)));
-  }
-  options.z_loss = number(z_loss, "z_loss");
-  if (!(options.z_loss >= 0 && options.z_loss < HUGE_VAL)) {
-    throw ValueError("z_loss must be finite and at least 0, got " + std::string(py::repr(z_loss)));
-  }
+  CrossEntropyOptions options = cross_entropy_options(given, ignore_index, label_smoothing, z_loss);
 
   Arguments arguments;
   const Array alogits = arguments.in(logits, "logits");
@@ -50,7 +39,7 @@ py::object cross_entropy(py::handle logits, py::handle target, py::handle weight
 
   double value;
   if (reference_in_use()) {
-    check_labels(z, atarget.view, options);
+    check_labels(atarget.view, z.shape[options.axis], options);
     value = result.copy_reference(reference("losses").attr("softmax_cross_entropy")(
         alogits.owner, atarget.owner, py::arg("weight") = owner_or_none(aweight),
         py::arg("sample_weight") = owner_or_none(asample), py::arg("ignore_index") = options.ignore_index,
@@ -67,6 +56,23 @@ py::object cross_entropy(py::handle logits, py::handle target, py::handle weight
 }
 
 }  // namespace
+
+CrossEntropyOptions cross_entropy_options(const LossOptions& given, py::handle ignore_index, py::handle label_smoothing,
+                                          py::handle z_loss) {
+  CrossEntropyOptions options;
+  options.reduction = given.reduction;
+  options.grad_scale = given.grad_scale;
+  options.ignore_index = integer(ignore_index, "ignore_index");
+  options.label_smoothing = number(label_smoothing, "label_smoothing");
+  if (!(options.label_smoothing >= 0 && options.label_smoothing <= 1)) {
+    throw ValueError("label_smoothing must lie in [0, 1], got " + std::string(py::repr(label_smoothing)));
+  }
+  options.z_loss = number(z_loss, "z_loss");
+  if (!(options.z_loss >= 0 && options.z_loss < HUGE_VAL)) {
+    throw ValueError("z_loss must be finite and at least 0, got " + std::string(py::repr(z_loss)));
+  }
+  return options;
+}
 
 void bind_softmax_cross_entropy(py::module_& m) { m.def("softmax_cross_entropy", &cross_entropy); }
 

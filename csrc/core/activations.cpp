@@ -1,8 +1,6 @@
 #include "core/activations.h"
 
-#include "core/call.h"
-#include "core/dispatch.h"
-#include "core/walk.h"
+#include "core/half.h"
 
 namespace innerloop {
 
@@ -15,17 +13,21 @@ static const ActivationKernels& typed(const Activation& activation, Dtype dtype)
 
 void activation_forward(const Activation& activation, const double* parameters, const TensorView& x,
                         const TensorView& y) {
-  const auto walk = plan_walk<2>({&x, &y}, stream_bytes());
   const auto loop = typed(activation, x.dtype).forward;
-  Call().split(y.size(), kGrain, [&](int64_t begin, int64_t end) { loop(parameters, walk, begin, end); });
+  Call call;
+  run_elementwise<2>(call, {&x, &y}, kGrain, [&](const Walk<2>& walk, int64_t begin, int64_t end, int64_t) {
+    loop(parameters, walk, begin, end);
+  });
 }
 
 void activation_backward(const Activation& activation, const double* parameters, const TensorView& dy,
                          const TensorView& saved, bool saved_is_output, const TensorView& dx) {
-  const auto walk = plan_walk<3>({&dy, &saved, &dx}, stream_bytes());
   const ActivationKernels& kernels = typed(activation, dy.dtype);
   const auto loop = saved_is_output ? kernels.backward : kernels.backward_from_input;
-  Call().split(dx.size(), kGrain, [&](int64_t begin, int64_t end) { loop(parameters, walk, begin, end); });
+  Call call;
+  run_elementwise<3>(call, {&dy, &saved, &dx}, kGrain, [&](const Walk<3>& walk, int64_t begin, int64_t end, int64_t) {
+    loop(parameters, walk, begin, end);
+  });
 }
 
 }  // namespace innerloop

@@ -13,7 +13,7 @@ namespace innerloop {
 struct Call : Team {
   Call() : Team{pool::threads(), run_on_pool, take_scratch} {}
   ~Call() {
-    for (void* p : taken) buffers::release(p);
+    for (const Buffer& b : taken) buffers::release(b.data);
   }
   Call(const Call&) = delete;
   Call& operator=(const Call&) = delete;
@@ -24,6 +24,11 @@ struct Call : Team {
     if (n < 0 || (uint64_t)n > SIZE_MAX / 4 / sizeof(T)) throw std::bad_alloc();
     return static_cast<T*>(scratch((size_t)n * sizeof(T)));
   }
+
+  // Work that is done piece by piece: after the first, each rewinds to where the first began and is handed the same
+  // memory again. A later piece that asks for no more than the first cannot run out of it.
+  size_t mark() const { return used; }
+  void rewind(size_t to) { used = to; }
 
   // Splits [0, n) into one piece a thread, none smaller than `grain`, with boundaries on multiples of 64.
   template <class Piece>
@@ -39,17 +44,27 @@ struct Call : Team {
   }
 
  private:
-  std::vector<void*> taken;
+  struct Buffer {
+    void* data;
+    size_t bytes;
+  };
+  std::vector<Buffer> taken;
+  size_t used = 0;  // of them, since the last rewind
 
   static void run_on_pool(Team&, int tasks, void (*task)(void*, int), void* argument) {
     pool::run(tasks, task, argument);
   }
   static void* take_scratch(Team& team, size_t bytes) {
     auto& call = static_cast<Call&>(team);
-    call.taken.reserve(call.taken.size() + 1);
-    void* p = buffers::acquire(bytes);
-    call.taken.push_back(p);
-    return p;
+    if (call.used == call.taken.size()) call.taken.push_back({nullptr, 0});
+    Buffer& b = call.taken[call.used];
+    if (b.data == nullptr || b.bytes < bytes) {
+      buffers::release(b.data);
+      b = {nullptr, 0};
+      b = {buffers::acquire(bytes), bytes};
+    }
+    call.used++;
+    return b.data;
   }
 };
 

@@ -10,13 +10,31 @@ namespace innerloop {
 static std::string got(const TensorView& t) { return ", got " + describe(t); }
 
 void check_floating(const TensorView& t) {
-  if (!is_floating(t.dtype)) throw TypeError(std::string(t.name) + " must be float32 or float64" + got(t));
+  if (!is_floating(t.dtype))
+    throw TypeError(std::string(t.name) + " must be float32, float64, bfloat16 or float16" + got(t));
+}
+
+void check_full_precision(const TensorView& t) {
+  if (!is_floating(t.dtype) || is_half(t.dtype)) {
+    throw TypeError(std::string(t.name) + " must be float32 or float64" + got(t));
+  }
 }
 
 void check_dtype(const TensorView& t, const TensorView& like) {
   if (t.dtype == like.dtype) return;
   throw TypeError(std::string(t.name) + " must have the dtype of " + like.name + ", " + dtype_name(like.dtype) +
                   got(t));
+}
+
+void check_compute_dtype(const TensorView& t, const TensorView& like) {
+  const Dtype want = compute_dtype(like.dtype);
+  if (t.dtype == want) return;
+  throw TypeError(std::string(t.name) + " must be " + dtype_name(want) + ", in which " + like.name + ", " +
+                  dtype_name(like.dtype) + ", is computed" + got(t));
+}
+
+void check_weight_dtype(const TensorView& t, const TensorView& like) {
+  if (t.dtype != compute_dtype(like.dtype)) check_dtype(t, like);
 }
 
 void check_dtype(const TensorView& t, Dtype want, const char* why) {
@@ -83,10 +101,9 @@ std::string number_text(double value) {
 }
 
 void check_range(const Parameter& p, double value) {
-  const bool bounded = p.minimum > -HUGE_VAL || p.maximum < HUGE_VAL;
   const bool inside = (p.above_minimum ? value > p.minimum : value >= p.minimum) &&
-                      (p.below_maximum ? value < p.maximum : value <= p.maximum);
-  if (!bounded || (inside && (!p.is_flag || value == 0 || value == 1))) return;
+                      (p.below_maximum ? value < p.maximum : value <= p.maximum);  // NaN is not
+  if (inside && (!p.is_flag || value == 0 || value == 1)) return;
   throw ValueError(std::string(p.name) + " must " +
                    (p.is_flag ? "be False or True"
                               : std::string("lie in ") + (p.above_minimum ? "(" : "[") + number_text(p.minimum) + ", " +

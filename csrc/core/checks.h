@@ -7,16 +7,19 @@
 
 namespace innerloop {
 
-void check_floating(const TensorView& t);                            // float32 or float64
-void check_dtype(const TensorView& t, const TensorView& like);       // the dtype of another argument
-void check_dtype(const TensorView& t, Dtype want, const char* why);  // a stated dtype
-void check_shape(const TensorView& t, const TensorView& like);       // the shape of another argument
+void check_floating(const TensorView& t);                               // float32, float64, bfloat16 or float16
+void check_full_precision(const TensorView& t);                         // float32 or float64
+void check_dtype(const TensorView& t, const TensorView& like);          // the dtype of another argument
+void check_compute_dtype(const TensorView& t, const TensorView& like);  // what another argument's is computed in
+void check_weight_dtype(const TensorView& t, const TensorView& like);   // either of these
+void check_dtype(const TensorView& t, Dtype want, const char* why);     // a stated dtype
+void check_shape(const TensorView& t, const TensorView& like);          // the shape of another argument
 void check_shape(const TensorView& t, const Shape& want, const char* why);
 void check_ndim(const TensorView& t, int least, const char* meaning);  // at least this many axes
 void check_output(const TensorView& out);                              // writeable, no element stored twice
 int check_axis(int64_t axis, const TensorView& t);                     // -> 0 .. ndim - 1
 
-void check_range(const Parameter& parameter, double value);  // a number within its rule's bounds
+void check_range(const Parameter& parameter, double value);  // a number within its rule's bounds; never NaN
 
 std::string number_text(double value);  // for messages
 

@@ -16,8 +16,8 @@ const ElementwiseLossKernels& typed(const ElementwiseLoss& loss, Dtype dtype) {
   return dtype == Dtype::f64 ? loss.f64 : loss.f32;
 }
 
-// Some arrays of one shape and dtype, block by block over the threads. Arrays that do not lie contiguous go through
-// buffers, which are taken as this is made.
+// Some arrays of one shape, computed in one dtype, block by block over the threads. Arrays that do not lie contiguous
+// go through buffers, which are taken as this is made.
 class Blocks {
  public:
   Blocks(Call& call, std::initializer_list<const TensorView*> views) : call(call) {
@@ -27,7 +27,7 @@ class Blocks {
       if (view) {
         flat[arrays] = Flat(*view);
         size = view->size();
-        item = (ptrdiff_t)dtype_size(view->dtype);
+        item = (ptrdiff_t)dtype_size(compute_dtype(view->dtype));
         buffer[arrays] = flat[arrays].is_in_place() ? 0 : buffered++;
       }
       arrays++;
@@ -133,7 +133,7 @@ void check_predictions(const ElementwiseLoss& loss, const TensorView& pred) {
   });
   if (first == blocks.blocks()) return;
   const Flat flat(pred);
-  const ptrdiff_t item = (ptrdiff_t)dtype_size(pred.dtype);
+  const ptrdiff_t item = (ptrdiff_t)dtype_size(compute_dtype(pred.dtype));
   for (int64_t i = first * kLossBlock; i < pred.size(); i++) {
     char buffer[sizeof(double)];
     flat.read(i, 1, buffer);

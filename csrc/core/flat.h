@@ -1,10 +1,10 @@
-// Flat: an array of any strides as contiguous blocks of its elements in C order, in place where it lies so.
+// Flat: an array of any strides as contiguous blocks of its elements in C order, in place where it lies so. Half
+// precision comes as float32, and is rounded as it is written.
 #pragma once
 
 #include <string.h>
 
-#include "core/tensor.h"
-#include "core/walk.h"
+#include "core/half.h"
 
 namespace innerloop {
 
@@ -12,8 +12,10 @@ class Flat {
  public:
   Flat() = default;
   explicit Flat(const TensorView& view)
-      : walk(plan_walk<1>({&view}, 0, false)), item((ptrdiff_t)dtype_size(view.dtype)) {
-    in_place = walk.ndim == 1 && walk.stride[0][0] == item;
+      : walk(plan_walk<1>({&view}, 0, Order::c)),
+        item((ptrdiff_t)dtype_size(compute_dtype(view.dtype))),
+        half(is_half(view.dtype) ? &storage_of(view.dtype) : nullptr) {
+    in_place = !half && walk.ndim == 1 && walk.stride[0][0] == item;
   }
 
   bool is_in_place() const { return in_place; }
@@ -22,15 +24,18 @@ class Flat {
   char* at(int64_t begin, char* buffer) const { return in_place ? walk.data[0] + begin * item : buffer; }
   // Fills the buffer with n of them, or empties it into the array. Neither does anything in place.
   void read(int64_t begin, int n, char* buffer) const {
+    if (half) return half->widen(walk, begin, begin + n, reinterpret_cast<float*>(buffer));
     each(begin, n, buffer, [](char* element, char* copy, size_t size) { memcpy(copy, element, size); });
   }
   void write(int64_t begin, int n, char* buffer) const {
+    if (half) return half->narrow(reinterpret_cast<const float*>(buffer), walk, begin, begin + n);
     each(begin, n, buffer, [](char* element, char* copy, size_t size) { memcpy(element, copy, size); });
   }
 
  private:
   Walk<1> walk;
   ptrdiff_t item;
+  const StorageKernels* half;
   bool in_place;
 
   template <class Copy>

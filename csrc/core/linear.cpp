@@ -7,7 +7,7 @@
 #include "core/buffers.h"
 #include "core/call.h"
 #include "core/checks.h"
-#include "core/dispatch.h"
+#include "core/half.h"
 
 namespace innerloop {
 namespace {
@@ -22,46 +22,8 @@ int index_of(const Kernels& kernels, const Activation& activation) {
   return i;
 }
 
-// The last axis as columns, all others as rows: a step where they merge, a table of offsets where they do not.
-Matrix matrix_of(const TensorView& t, Call& call) {
-  const int last = t.ndim - 1;
-  Matrix m = {t.data, 0, t.strides[last], nullptr};
-  int64_t rows = 1;
-  bool merges = true;
-  for (int d = last - 1; d >= 0; d--) {
-    if (t.shape[d] == 1) continue;
-    if (rows == 1) {
-      m.row = t.strides[d];
-    } else {
-      merges = merges && t.strides[d] == m.row * (ptrdiff_t)rows;
-    }
-    rows *= t.shape[d];
-  }
-  if (merges || rows == 0) return m;
-  auto* table = call.array<ptrdiff_t>(rows);
-  int64_t index[kMaxDims] = {};
-  ptrdiff_t at = 0;
-  for (int64_t i = 0; i < rows; i++) {
-    table[i] = at;
-    for (int d = last - 1; d >= 0; d--) {
-      at += t.strides[d];
-      if (++index[d] < t.shape[d]) break;
-      at -= index[d] * t.strides[d];
-      index[d] = 0;
-    }
-  }
-  m.rows = table;
-  return m;
-}
-
-int64_t rows_of(const TensorView& t) {
-  int64_t rows = 1;
-  for (int d = 0; d < t.ndim - 1; d++) rows *= t.shape[d];
-  return rows;
-}
-
 size_t panel_bytes(const LinearKernels& kernels, Dtype dtype, int64_t k, int64_t n) {
-  size_t bytes = dtype_size(dtype), columns;
+  size_t bytes = dtype_size(compute_dtype(dtype)), columns;
   if (__builtin_add_overflow((size_t)n, (size_t)kernels.panel - 1, &columns) ||
       __builtin_mul_overflow(bytes, columns / (size_t)kernels.panel * (size_t)kernels.panel, &bytes) ||
       __builtin_mul_overflow(bytes, (size_t)k, &bytes)) {
@@ -72,8 +34,59 @@ size_t panel_bytes(const LinearKernels& kernels, Dtype dtype, int64_t k, int64_t
 
 }  // namespace
 
+Storage storage_code(Dtype d) {
+  return d == Dtype::bf16 ? Storage::bfloat16 : d == Dtype::f16 ? Storage::float16 : Storage::full;
+}
+
+Strided strided(const TensorView* t) {
+  if (t == nullptr) return {};
+  return {t->data, t->strides[0], storage_code(t->dtype)};
+}
+
+const LinearKernels& linear_kernels(Dtype dtype) { return typed(kernels(), dtype); }
+
+int identity_index() { return index_of(kernels(), find_activation("identity")); }
+
+bool rows_merge(const TensorView& t, int axes, ptrdiff_t& step) {
+  int64_t rows = 1;
+  bool merges = true;
+  step = 0;
+  for (int d = axes - 1; d >= 0; d--) {
+    if (t.shape[d] == 1) continue;
+    if (rows == 1) {
+      step = t.strides[d];
+    } else {
+      merges = merges && t.strides[d] == step * (ptrdiff_t)rows;
+    }
+    rows *= t.shape[d];
+  }
+  return merges || rows == 0;
+}
+
+Matrix matrix_of(const TensorView& t, Call& call, int64_t first, int64_t count) {
+  const int last = t.ndim - 1;
+  Matrix m = {t.data, 0, t.strides[last], nullptr, storage_code(t.dtype)};
+  if (rows_merge(t, last, m.row)) {
+    if (count > 0) m.data += first * m.row;
+    return m;
+  }
+  auto* table = call.array<ptrdiff_t>(count);
+  for_rows_of(t, last, first, count, [&](int64_t i, ptrdiff_t offset) { table[i] = offset; });
+  m.rows = table;
+  return m;
+}
+
+Matrix matrix_of(const TensorView& t, Call& call) { return matrix_of(t, call, 0, rows_of(t)); }
+
+int64_t rows_of(const TensorView& t) {
+  int64_t rows = 1;
+  for (int d = 0; d < t.ndim - 1; d++) rows *= t.shape[d];
+  return rows;
+}
+
 PackedWeight::PackedWeight(const TensorView& w) : dtype(w.dtype), k(w.shape[0]), n(w.shape[1]) {
-  first = lay_out(typed(innerloop::kernels(), dtype), false, {w.data, w.strides[0], w.strides[1], nullptr});
+  first = lay_out(typed(innerloop::kernels(), dtype), false,
+                  {w.data, w.strides[0], w.strides[1], nullptr, storage_code(dtype)});
 }
 
 PackedWeight::~PackedWeight() {
@@ -102,14 +115,28 @@ const void* PackedWeight::panels(const LinearKernels& kernels, bool transposed) 
     if (p->width == kernels.panel && p->transposed == transposed) return p->data;
   }
   Call call;
-  const ptrdiff_t item = (ptrdiff_t)dtype_size(dtype), row = (ptrdiff_t)n * item;
+  const ptrdiff_t item = (ptrdiff_t)dtype_size(compute_dtype(dtype)), row = (ptrdiff_t)n * item;
   char* w = static_cast<char*>(call.scratch((size_t)k * (size_t)row));
-  unpack(w);
+  widen(w);
   return lay_out(kernels, transposed, {w, transposed ? item : row, transposed ? row : item, nullptr})->data;
 }
 
 void PackedWeight::unpack(char* w) const {
-  const size_t item = dtype_size(dtype);
+  if (!is_half(dtype)) return widen(w);
+  Call call;
+  const int64_t size = k * n;
+  float* wide = call.array<float>(size);
+  widen(reinterpret_cast<char*>(wide));
+  Walk<1> to = {};
+  to.ndim = 1;
+  to.shape[0] = size;
+  to.stride[0][0] = (ptrdiff_t)dtype_size(dtype);
+  to.data[0] = w;
+  if (size > 0) storage_of(dtype).narrow(wide, to, 0, size);
+}
+
+void PackedWeight::widen(char* w) const {
+  const size_t item = dtype_size(compute_dtype(dtype));
   const char* from = static_cast<const char*>(first->data);
   for (int64_t j = 0; k > 0 && j < n; j += first->width) {
     const int64_t columns = n - j < first->width ? n - j : first->width;
@@ -155,10 +182,7 @@ void linear_forward(const Activation& activation, const double* parameters, cons
   }
   l.y = matrix_of(y, call);
   if (z != nullptr) l.z = matrix_of(*z, call);
-  if (bias != nullptr) {
-    l.bias = bias->data;
-    l.bias_stride = bias->strides[0];
-  }
+  l.bias = strided(bias);
   l.activation = index_of(in_use, activation);
   l.parameters = parameters;
   kernel.forward(call, l);
@@ -184,10 +208,7 @@ void linear_backward(const Activation& activation, const double* parameters, con
   if (saved != nullptr) l.saved = matrix_of(*saved, call);
   l.dx = matrix_of(dx, call);
   l.dw = matrix_of(dw, call);
-  if (db != nullptr) {
-    l.db = db->data;
-    l.db_stride = db->strides[0];
-  }
+  l.db = strided(db);
   l.activation = index_of(in_use, activation);
   l.parameters = parameters;
   kernel.backward(call, l);

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <vector>
 
+#include "core/call.h"
 #include "core/tensor.h"
 
 namespace innerloop {
@@ -22,6 +23,7 @@ class PackedWeight {
 
   const void* panels(const LinearKernels& kernels, bool transposed) const;
   void unpack(char* w) const;  // to k x n elements in C order
+  void widen(char* w) const;   // the same, half precision as float32
 
  private:
   struct Panels {
@@ -47,6 +49,41 @@ struct Weight {
   int64_t k() const { return packed ? packed->k : view.shape[0]; }
   int64_t n() const { return packed ? packed->n : view.shape[1]; }
 };
+
+Storage storage_code(Dtype dtype);
+Strided strided(const TensorView* vector);         // null: none
+const LinearKernels& linear_kernels(Dtype dtype);  // of the instruction set in use
+int identity_index();                              // of the activation, in the list
+
+// The last axis as columns, all others as rows, of which those from `first` on: a step where they merge, a table of
+// offsets where they do not.
+Matrix matrix_of(const TensorView& t, Call& call);
+Matrix matrix_of(const TensorView& t, Call& call, int64_t first, int64_t count);
+int64_t rows_of(const TensorView& t);
+
+// Calls f(i, offset) for `count` rows from `first` on, a row being an element of the first `axes` axes.
+template <class F>
+void for_rows_of(const TensorView& t, int axes, int64_t first, int64_t count, const F& f) {
+  int64_t index[kMaxDims] = {}, rest = first;
+  ptrdiff_t at = 0;
+  for (int d = axes - 1; d >= 0 && count > 0; d--) {
+    index[d] = rest % t.shape[d];
+    rest /= t.shape[d];
+    at += index[d] * t.strides[d];
+  }
+  for (int64_t i = 0; i < count; i++) {
+    f(i, at);
+    for (int d = axes - 1; d >= 0; d--) {
+      at += t.strides[d];
+      if (++index[d] < t.shape[d]) break;
+      at -= index[d] * t.strides[d];
+      index[d] = 0;
+    }
+  }
+}
+
+// Whether the first `axes` axes merge into one of this step.
+bool rows_merge(const TensorView& t, int axes, ptrdiff_t& step);
 
 // Whether x (..., K) and w (K, N) fit, of one floating dtype; and what shape the result has.
 Shape check_linear(const TensorView& x, const Weight& w);

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "core/errors.h"
+#include "core/half.h"
 
 namespace innerloop {
 namespace {
@@ -130,6 +131,7 @@ Labels read_labels(Call& call, const TensorView& t, int64_t classes, int64_t ign
 }
 
 const void* read_values(Call& call, const TensorView& t) {
+  if (is_half(t.dtype)) return widened(call, t).data;
   if (t.dtype == Dtype::f64) return read_as<double>(call, t);
   return read_as<float>(call, t);
 }

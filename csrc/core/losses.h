@@ -24,7 +24,7 @@ struct Labels {
 // Throws IndexError for a label that is neither in [0, classes) nor ignore_index.
 Labels read_labels(Call& call, const TensorView& target, int64_t classes, int64_t ignore_index);
 
-// A contiguous copy of a float32 or float64 array, in C order.
+// A contiguous copy of an array in C order, in what it is computed in.
 const void* read_values(Call& call, const TensorView& values);
 
 // What a mean over labels divides by: the sum of weight[label] * sample_weight over those that are not ignored. Both

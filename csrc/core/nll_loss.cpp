@@ -2,8 +2,7 @@
 
 #include <string.h>
 
-#include "core/dispatch.h"
-#include "core/rows.h"
+#include "core/half.h"
 
 namespace innerloop {
 namespace {
@@ -31,13 +30,53 @@ void clear(const Walk<1>& walk, ptrdiff_t item, int64_t begin, int64_t end) {
   }
 }
 
+// The elements of an array of half precision that stand at the labels of its rows, one a row, as float32.
+struct AtLabels {
+  Walk<1> rows;
+  ptrdiff_t step;
+  int64_t count;
+  const StorageKernels& storage;
+
+  AtLabels(const TensorView& t, int axis)
+      : rows(walk_rows(without_axis(t, axis), t.ndim - 2)),
+        step(t.strides[axis]),
+        count(without_axis(t, axis).size()),
+        storage(storage_of(t.dtype)) {}
+
+  // f(a walk over the one element, its row) for all that are not ignored.
+  template <class F>
+  void each(Call& call, const Labels& labels, const F& f) const {
+    call.split(count, kGrain / 16, [&](int64_t begin, int64_t end) {
+      Walk<1> one = flat_walk<1>();
+      one.shape[0] = 1;
+      for (int64_t row = begin; row < end; row++) {
+        if (labels.index[row] == kIgnored) continue;
+        one.data[0] = rows.data[0] + labels.index[row] * step;
+        int64_t rest = row;
+        for (int d = rows.ndim - 1; d >= 0; d--) {
+          one.data[0] += rest % rows.shape[d] * rows.stride[0][d];
+          rest /= rows.shape[d];
+        }
+        f(one, row);
+      }
+    });
+  }
+  void read(Call& call, const Labels& labels, float* to) const {
+    memset(to, 0, (size_t)count * sizeof(float));
+    each(call, labels, [&](const Walk<1>& one, int64_t row) { storage.widen(one, 0, 1, to + row); });
+  }
+  void write(Call& call, const Labels& labels, const float* from) const {
+    each(call, labels, [&](const Walk<1>& one, int64_t row) { storage.narrow(from + row, one, 0, 1); });
+  }
+};
+
 }  // namespace
 
 double nll_loss(const TensorView& log_probs, const TensorView& target, const TensorView* weight,
                 const TensorView* sample_weight, const NllOptions& options, const TensorView* losses,
                 const TensorView* gradient) {
   Call call;
-  const Dtype dtype = log_probs.dtype;
+  const Dtype dtype = compute_dtype(log_probs.dtype);
   const bool wide = dtype == Dtype::f64;
   const TensorView shape = without_axis(log_probs, options.axis);
   const int64_t classes = log_probs.shape[options.axis], rows = shape.size();
@@ -56,12 +95,18 @@ double nll_loss(const TensorView& log_probs, const TensorView& target, const Ten
   if (rows > 0) {
     const TensorView label_view = contiguous_view(labels.index, Dtype::i64, shape);
     const TensorView weight_view = row_weights ? contiguous_view((void*)row_weights, dtype, shape) : every;
-    const TensorView from = without_axis(log_probs, options.axis);
-    const TensorView to = gradient ? without_axis(*gradient, options.axis) : every;
+    const bool half = is_half(log_probs.dtype);
+    TensorView from = without_axis(log_probs, options.axis);
+    TensorView to = gradient ? without_axis(*gradient, options.axis) : every;
+    if (half) {  // only what stands at the labels, as float32
+      from = contiguous_view(call.array<float>(rows), dtype, shape);
+      if (gradient) to = contiguous_view(call.array<float>(rows), dtype, shape);
+      AtLabels(log_probs, options.axis).read(call, labels, (float*)from.data);
+    }
     NllWork work;
     work.rows = plan_walk<5>({&from, &label_view, &weight_view, &every, &to}, 0);
-    work.step = log_probs.strides[options.axis];
-    work.grad_step = gradient ? gradient->strides[options.axis] : 0;
+    work.step = half ? 0 : log_probs.strides[options.axis];
+    work.grad_step = gradient && !half ? gradient->strides[options.axis] : 0;
     work.sample_weighted = row_weights != nullptr;
     work.weight = class_weights;
     work.scale = options.grad_scale / divisor;
@@ -70,9 +115,10 @@ double nll_loss(const TensorView& log_probs, const TensorView& target, const Ten
     call.split(rows, kGrain / 4, [&](int64_t begin, int64_t end) { kernel.losses(work, begin, end); });
     if (gradient && classes > 0) {
       const auto walk = plan_walk<1>({gradient}, 0);
-      const ptrdiff_t item = (ptrdiff_t)dtype_size(dtype);
+      const ptrdiff_t item = (ptrdiff_t)dtype_size(gradient->dtype);
       call.split(gradient->size(), kGrain, [&](int64_t begin, int64_t end) { clear(walk, item, begin, end); });
       call.split(rows, kGrain / 4, [&](int64_t begin, int64_t end) { kernel.gradient(work, begin, end); });
+      if (half) AtLabels(*gradient, options.axis).write(call, labels, (const float*)to.data);
     }
   }
   if (options.reduction == Reduction::none) return 0;

@@ -42,7 +42,8 @@ constexpr int64_t kLongestRow = int64_t(1) << 48;
 
 // The arrays hold at least one element. The last operand is the output.
 template <int Operands>
-Rows<Operands> plan_rows(const RowOperand (&operands)[Operands], int axis, int64_t length) {
+Rows<Operands> plan_rows(const RowOperand (&operands)[Operands], int axis, int64_t length,
+                         Order order = Order::memory) {
   constexpr size_t cache = 256 << 10;  // what the rows at once should fit: a second-level cache, or half of one
   TensorView starts[Operands];
   const TensorView* views[Operands];
@@ -51,7 +52,7 @@ Rows<Operands> plan_rows(const RowOperand (&operands)[Operands], int axis, int64
     views[op] = &starts[op];
   }
   Rows<Operands> rows;
-  rows.walk = plan_walk<Operands>(views, 0);
+  rows.walk = plan_walk<Operands>(views, 0, order);
   if (length > kLongestRow) throw std::bad_alloc();
   rows.length = length;
   const ptrdiff_t item = (ptrdiff_t)dtype_size(operands[Operands - 1].view->dtype);
@@ -69,20 +70,22 @@ Rows<Operands> plan_rows(const RowOperand (&operands)[Operands], int axis, int64
   return rows;
 }
 
-// Runs loop(scratch, begin, end) over all rows, on as many threads as the work is worth. Scratch is taken before.
-template <int Operands, class Loop>
-void run_rows(Call& call, const Rows<Operands>& rows, const Loop& loop) {
+// What a task's scratch begins with: see kRowBlock.
+inline size_t tops_bytes(int64_t length) {
+  return ((size_t)((length + kRowBlock - 1) / kRowBlock) * sizeof(double) + 63) & ~size_t(63);
+}
+
+// Runs loop(scratch, begin, end) over `count` rows of `length` elements, on as many threads as the work is worth, each
+// with `bytes` of scratch, a multiple of 64, which is taken before. No multiple of `unit` rows is cut.
+template <class Loop>
+void split_rows(Call& call, int64_t count, int64_t length, size_t bytes, const Loop& loop, int64_t unit = 1) {
   constexpr int64_t grain = 16384;  // elements that one thread does in about 10 us: fewer are not worth another
-  int64_t count = 1;
-  for (int d = 0; d < rows.walk.ndim; d++) count *= rows.walk.shape[d];
   int64_t tasks = count < call.threads ? count : call.threads;
-  const int64_t worth = count / (1 + grain / rows.length);
+  const int64_t worth = count / (1 + grain / length);
   if (tasks > worth) tasks = worth > 0 ? worth : 1;
   int64_t step = (count + tasks - 1) / tasks;
   if (step > 4 * kRowsAtOnce) step = (step + kRowsAtOnce - 1) / kRowsAtOnce * kRowsAtOnce;
-
-  size_t bytes = ((size_t)((rows.length + kRowBlock - 1) / kRowBlock) * sizeof(double) + 63) & ~size_t(63);
-  for (int op = 0; op < Operands; op++) bytes += rows.gathered[op] ? (size_t)(rows.block * rows.pitch) : 0;
+  step = (step + unit - 1) / unit * unit;
   size_t all;
   if (__builtin_mul_overflow(bytes, (size_t)tasks, &all)) throw std::bad_alloc();
   char* scratch = static_cast<char*>(call.scratch(all));
@@ -90,6 +93,16 @@ void run_rows(Call& call, const Rows<Operands>& rows, const Loop& loop) {
     const int64_t begin = i * step, end = begin + step < count ? begin + step : count;
     if (begin < end) loop(scratch + bytes * (size_t)i, begin, end);
   });
+}
+
+// Runs loop(scratch, begin, end) over all rows of a plan.
+template <int Operands, class Loop>
+void run_rows(Call& call, const Rows<Operands>& rows, const Loop& loop, int64_t unit = 1) {
+  int64_t count = 1;
+  for (int d = 0; d < rows.walk.ndim; d++) count *= rows.walk.shape[d];
+  size_t bytes = tops_bytes(rows.length);
+  for (int op = 0; op < Operands; op++) bytes += rows.gathered[op] ? (size_t)(rows.block * rows.pitch) : 0;
+  split_rows(call, count, rows.length, bytes, loop, unit);
 }
 
 }  // namespace innerloop

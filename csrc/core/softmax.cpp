@@ -2,9 +2,8 @@
 
 #include <string.h>
 
-#include "core/dispatch.h"
 #include "core/errors.h"
-#include "core/rows.h"
+#include "core/half.h"
 
 namespace innerloop {
 
@@ -23,19 +22,23 @@ const SoftmaxFunction& find_softmax(const std::string& name) {
 
 void softmax_forward(const SoftmaxFunction& function, const TensorView& x, int axis, const TensorView& y) {
   if (y.size() == 0) return;
-  const auto rows = plan_rows<2>({{&x, true}, {&y, true}}, axis, row_length(y, axis));
   const auto loop = typed(function, y.dtype).forward;
   Call call;
-  run_rows(call, rows, [&](void* scratch, int64_t begin, int64_t end) { loop(rows, scratch, begin, end); });
+  run_over_rows<2>(call, {{&x, true}, {&y, true}}, axis, row_length(y, axis),
+                   [&](const Rows<2>& rows, void* scratch, int64_t begin, int64_t end, int64_t) {
+                     loop(rows, scratch, begin, end);
+                   });
 }
 
 void softmax_backward(const SoftmaxFunction& function, const TensorView& dy, const TensorView& y, int axis,
                       const TensorView& dx) {
   if (dx.size() == 0) return;
-  const auto rows = plan_rows<3>({{&dy, true}, {&y, true}, {&dx, true}}, axis, row_length(dx, axis));
   const auto loop = typed(function, dx.dtype).backward;
   Call call;
-  run_rows(call, rows, [&](void* scratch, int64_t begin, int64_t end) { loop(rows, scratch, begin, end); });
+  run_over_rows<3>(call, {{&dy, true}, {&y, true}, {&dx, true}}, axis, row_length(dx, axis),
+                   [&](const Rows<3>& rows, void* scratch, int64_t begin, int64_t end, int64_t) {
+                     loop(rows, scratch, begin, end);
+                   });
 }
 
 }  // namespace innerloop

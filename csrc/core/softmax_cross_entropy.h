@@ -52,7 +52,7 @@ void run_cross_entropy(const CrossEntropyPlan& plan, const CrossEntropyWork& wor
                        int64_t end);
 
 // Throws IndexError for a label out of range. softmax_cross_entropy does so itself.
-void check_labels(const TensorView& logits, const TensorView& target, const CrossEntropyOptions& options);
+void check_labels(const TensorView& target, int64_t classes, const CrossEntropyOptions& options);
 
 // Returns the reduced loss, or writes `losses` for Reduction::none. `losses` (of the rows' shape) and `dlogits` may be
 // null. Throws IndexError, with nothing written, for a label out of range.

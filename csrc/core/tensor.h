@@ -11,11 +11,14 @@
 
 namespace innerloop {
 
-enum class Dtype : uint8_t { f32, f64, i8, u8, i16, u16, i32, u32, i64, u64, boolean };
+enum class Dtype : uint8_t { f32, f64, bf16, f16, i8, u8, i16, u16, i32, u32, i64, u64, boolean };
 
 const char* dtype_name(Dtype);  // NumPy's name
 size_t dtype_size(Dtype);       // bytes
-inline bool is_floating(Dtype d) { return d == Dtype::f32 || d == Dtype::f64; }
+inline bool is_floating(Dtype d) { return d <= Dtype::f16; }
+inline bool is_half(Dtype d) { return d == Dtype::bf16 || d == Dtype::f16; }
+// What a kernel computes in, and what sums over half precision are kept in.
+inline Dtype compute_dtype(Dtype d) { return d == Dtype::f64 ? Dtype::f64 : Dtype::f32; }
 inline bool is_integer(Dtype d) { return d >= Dtype::i8 && d <= Dtype::u64; }
 
 using Shape = std::vector<int64_t>;
@@ -36,6 +39,17 @@ struct TensorView {
   }
   Shape dims() const { return Shape(shape, shape + ndim); }
 };
+
+// In C order without gaps, as nothing is, too.
+inline bool is_contiguous(const TensorView& t) {
+  if (t.size() == 0) return true;
+  ptrdiff_t expected = (ptrdiff_t)dtype_size(t.dtype);
+  for (int d = t.ndim - 1; d >= 0; d--) {
+    if (t.shape[d] != 1 && t.strides[d] != expected) return false;
+    expected *= t.shape[d];
+  }
+  return true;
+}
 
 std::string shape_text(const int64_t* shape, int ndim);  // (2, 3)
 inline std::string shape_text(const Shape& s) { return shape_text(s.data(), (int)s.size()); }

@@ -9,10 +9,13 @@
 
 namespace innerloop {
 
+// Which way the flattened index runs: as suits memory, or as the array's own, where results depend on it.
+enum class Order { memory, c };
+
 // The last view is the output. `stream_bytes`: from which output size on to write around the caches (0: never).
-// Without `reorder` the walk is in C order of the shape.
 template <int Operands>
-Walk<Operands> plan_walk(const TensorView* const (&views)[Operands], int64_t stream_bytes, bool reorder = true) {
+Walk<Operands> plan_walk(const TensorView* const (&views)[Operands], int64_t stream_bytes,
+                         Order wanted = Order::memory) {
   constexpr int out = Operands - 1;
   const TensorView& y = *views[out];
   int order[kMaxDims], n = 0;
@@ -20,7 +23,7 @@ Walk<Operands> plan_walk(const TensorView* const (&views)[Operands], int64_t str
     if (y.shape[d] != 1) order[n++] = d;
   }
   auto step = [&](int d) { return y.strides[d] < 0 ? -y.strides[d] : y.strides[d]; };
-  if (reorder) std::stable_sort(order, order + n, [&](int a, int b) { return step(a) > step(b); });
+  if (wanted == Order::memory) std::stable_sort(order, order + n, [&](int a, int b) { return step(a) > step(b); });
 
   Walk<Operands> walk;
   walk.ndim = 0;

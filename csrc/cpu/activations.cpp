@@ -49,26 +49,27 @@ void map_array(const T* x, T* y, int64_t n, const F& f) {
   }
 }
 
-template <class T>
-void array_exp(const T* x, T* y, int64_t n) {
-  map_array(x, y, n, [](Native<T> v) { return exp(v); });
-}
-template <class T>
-void array_log(const T* x, T* y, int64_t n) {
-  map_array(x, y, n, [](Native<T> v) { return log(v); });
-}
-template <class T>
-void array_erf(const T* x, T* y, int64_t n) {
-  map_array(x, y, n, [](Native<T> v) { return erf(v); });
-}
+#define INNERLOOP_ELEMENTARY(name)                           \
+  template <class T>                                         \
+  void array_##name(const T* x, T* y, int64_t n) {           \
+    map_array(x, y, n, [](Native<T> v) { return name(v); }); \
+  }
+INNERLOOP_ELEMENTARY(exp)
+INNERLOOP_ELEMENTARY(expm1)
+INNERLOOP_ELEMENTARY(log)
+INNERLOOP_ELEMENTARY(log1p)
+INNERLOOP_ELEMENTARY(erf)
+#undef INNERLOOP_ELEMENTARY
 
 constexpr Elementary functions[] = {{"exp", array_exp<float>, array_exp<double>},
+                                    {"expm1", array_expm1<float>, array_expm1<double>},
                                     {"log", array_log<float>, array_log<double>},
+                                    {"log1p", array_log1p<float>, array_log1p<double>},
                                     {"erf", array_erf<float>, array_erf<double>}};
 
 }  // namespace
 
-const Span<Elementary> elementary = {functions, 3};
+const Span<Elementary> elementary = {functions, sizeof(functions) / sizeof(functions[0])};
 const Span<Activation> activations = {Table<Activations>::entries, Activations::count};
 
 }  // namespace innerloop::INNERLOOP_ISA

@@ -10,8 +10,25 @@
 namespace innerloop::INNERLOOP_ISA {
 
 extern const Kernels kernels;
-const Kernels kernels = {
-    INNERLOOP_NAME(INNERLOOP_ISA), kVectorBytes,        kHasFma,   &elementary, &activations, &softmaxes, &linear,
-    &softmax_cross_entropy,        &elementwise_losses, &nll_loss, &optimizers, &probes};
+const Kernels kernels = {INNERLOOP_NAME(INNERLOOP_ISA),
+                         kVectorBytes,
+                         kHasFma,
+                         &elementary,
+                         &storages,
+                         &activations,
+                         &prelu,
+                         &gated,
+                         &softmaxes,
+                         &linear,
+                         &softmax_cross_entropy,
+                         &elementwise_losses,
+                         &nll_loss,
+                         &cross_entropy_parts,
+                         &optimizers,
+                         &gradients,
+                         &row_norms,
+                         &batch_norm,
+                         &random,
+                         &probes};
 
 }  // namespace innerloop::INNERLOOP_ISA

@@ -55,10 +55,14 @@ struct Table<T, List<Rules...>> {
 constexpr int64_t kSwapRows = 64;
 constexpr int64_t kSwapColumns = 2;
 
-// n elements, end to end.
+// n elements from where they lie to the next of each other, and back.
 template <class T>
-void copy_vector(const char* from, ptrdiff_t stride, int64_t n, char* to, ptrdiff_t to_stride) {
-  for (int64_t i = 0; i < n; i++) memcpy(to + i * to_stride, from + i * stride, sizeof(T));
+void gather(const Strided& from, int64_t n, char* to) {
+  with_storage<T>(from.storage, [&](auto source) { decltype(source)::gather(from.data, from.stride, n, to); });
+}
+template <class T>
+void scatter(const char* from, int64_t n, const Strided& to) {
+  with_storage<T>(to.storage, [&](auto target) { decltype(target)::scatter(from, n, to.data, to.stride); });
 }
 
 template <class T>
@@ -72,17 +76,18 @@ void forward(Team& team, const Linear& l) {
   p.z = l.z;
   p.parameters = l.parameters;
   p.epilogue = Table<T, Activations>::epilogues[l.activation];
-  if (l.bias != nullptr) {
+  if (l.bias.data != nullptr) {
     char* bias = (char*)team.scratch(((size_t)l.n + kPanel<T>)*sizeof(T));
-    copy_vector<T>(l.bias, l.bias_stride, l.n, bias, sizeof(T));
+    gather<T>(l.bias, l.n, bias);
     memset(bias + l.n * sizeof(T), 0, kPanel<T> * sizeof(T));
     p.bias = bias;
   }
   p.a.matrix = l.x;
   p.b.matrix = l.w;
   p.panels = (const char*)l.panels;
-  const bool columns_end_to_end = p.panels == nullptr && l.w.row == (ptrdiff_t)sizeof(T);
-  if (columns_end_to_end && l.m <= kFewRows<T> && has_plain_rows<T>(p.a)) return multiply_few_rows<T>(team, p);
+  const bool columns_end_to_end = p.panels == nullptr && l.w.row == item_size<T>(l.w.storage);
+  const bool full = l.w.storage == Storage::full && l.y.storage == Storage::full;
+  if (columns_end_to_end && full && l.m <= kFewRows<T> && has_plain_rows<T>(p.a)) return multiply_few_rows<T>(team, p);
   if (columns_end_to_end && (l.m <= kSwapRows || (l.n <= kSwapColumns && l.n < l.m))) {
     p.m = l.n;
     p.n = l.m;
@@ -91,6 +96,35 @@ void forward(Team& team, const Linear& l) {
     p.a.transposed = p.b.transposed = p.transposed = true;
   }
   multiply<T>(team, p);
+}
+
+// sums += the rows of an m x n matrix, whose columns lie end to end, in order.
+template <class T>
+void sum_columns(Team& team, int64_t m, int64_t n, const Matrix& matrix, char* sums) {
+  using V = Native<T>;
+  constexpr int64_t width = 64 * V::lanes;  // columns at a time: they stay in the first-level cache
+  const int64_t pieces = ceil_div(n, width);
+  const int64_t worth = 1 + m * n / (1 << 16);
+  int64_t tasks = pieces < team.threads ? pieces : team.threads;
+  if (tasks > worth) tasks = worth;
+  team.run((int)tasks, [&](int task) {
+    for (int64_t i = pieces * task / tasks; i < pieces * (task + 1) / tasks; i++) {
+      const int64_t begin = i * width, end = begin + width < n ? begin + width : n;
+      for (int64_t r = 0; r < m; r++) {
+        const char* row = address(matrix, r, 0);
+        for (int64_t j = begin; j < end; j += V::lanes) {
+          const int count = end - j < V::lanes ? (int)(end - j) : V::lanes;
+          char* sum = sums + j * sizeof(T);
+          const char* from = row + j * sizeof(T);
+          if (count == V::lanes) {
+            (V::load(sum) + V::load(from)).store(sum);
+          } else {
+            store_partial(load_partial<V>(sum, count) + load_partial<V>(from, count), sum, count);
+          }
+        }
+      }
+    }
+  });
 }
 
 template <class T>
@@ -102,9 +136,12 @@ void backward(Team& team, const LinearBackward& l) {
   dz.parameters = l.parameters;
 
   const size_t sums_bytes = (size_t)l.n * sizeof(T);
-  char* sums = l.db != nullptr && l.n > 0 ? (char*)team.scratch(sums_bytes) : nullptr;
-  if (sums != nullptr) memset(sums, 0, sums_bytes);
-  if (l.n > 0 && (l.k > 0 || sums != nullptr)) {  // also with k = 0, for db
+  char* sums = l.db.data != nullptr && l.n > 0 && !l.without_dw ? (char*)team.scratch(sums_bytes) : nullptr;
+  if (sums != nullptr) {
+    memset(sums, 0, sums_bytes);
+    if (l.accumulate_dw) gather<T>(l.db, l.n, sums);
+  }
+  if (l.n > 0 && (l.k > 0 || sums != nullptr) && !l.without_dw) {  // also with k = 0, for db
     Product dw = {};
     dw.m = l.k;
     dw.n = l.n;
@@ -114,10 +151,23 @@ void backward(Team& team, const LinearBackward& l) {
     dw.b = dz;
     dw.y = l.dw;
     dw.column_sums = sums;
+    dw.accumulate = l.accumulate_dw;
+    // Columns end to end are rows of the product with the roles swapped.
+    if (l.k > 0 && l.dw.row == item_size<T>(l.dw.storage) && l.dw.column != l.dw.row && has_plain_rows<T>(dz)) {
+      dw.m = l.n;
+      dw.n = l.k;
+      dw.a = dz;
+      dw.a.transposed = true;
+      dw.b = {};
+      dw.b.matrix = l.x;
+      dw.y = {l.dw.data, l.dw.column, l.dw.row, nullptr, l.dw.storage};
+      dw.column_sums = nullptr;
+      if (sums != nullptr) sum_columns<T>(team, l.m, l.n, l.dy, sums);
+    }
     multiply<T>(team, dw);
   }
-  if (sums != nullptr) copy_vector<T>(sums, sizeof(T), l.n, l.db, l.db_stride);
-  if (l.m > 0 && l.k > 0) {
+  if (sums != nullptr) scatter<T>(sums, l.n, l.db);
+  if (l.m > 0 && l.k > 0 && !l.without_dx) {
     Product dx = {};
     dx.m = l.m;
     dx.n = l.k;
@@ -127,6 +177,7 @@ void backward(Team& team, const LinearBackward& l) {
     dx.b.transposed = true;
     dx.panels = (const char*)l.panels;
     dx.y = l.dx;
+    dx.accumulate = l.accumulate_dx;
     multiply<T>(team, dx);
   }
 }
@@ -139,7 +190,13 @@ void pack(Team& team, int64_t k, int64_t n, const Matrix& w, void* panels) {
   const size_t panel_bytes = (size_t)k * kPanel<T> * sizeof(T);
   const int tasks = count < team.threads ? (int)count : team.threads;
   team.run(tasks, [&](int task) {
-    for (int64_t i = count * task / tasks; i < count * (task + 1) / tasks; i++) {
+    int64_t i = count * task / tasks;
+    const int64_t end = count * (task + 1) / tasks, whole = (end < n / kPanel<T> ? end : n / kPanel<T>)-i;
+    if (has_rows_for_panels<T>(f) && whole > 0) {
+      pack_panels_of<T>(f, 0, i * kPanel<T>, k, whole, (char*)panels + panel_bytes * (size_t)i, (ptrdiff_t)panel_bytes);
+      i += whole;
+    }
+    for (; i < end; i++) {
       const int64_t rest = n - i * kPanel<T>;
       pack_panel<T>(f, 0, i * kPanel<T>, k, rest < kPanel<T> ? (int)rest : kPanel<T>,
                     (char*)panels + panel_bytes * (size_t)i, nullptr);

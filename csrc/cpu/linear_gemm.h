@@ -34,6 +34,7 @@ struct Product {
   Epilogue epilogue;   // null: the product itself is the result
   const double* parameters;
   char* column_sums;  // of b, n of them, 0 at first; or null
+  bool accumulate;    // the chains go on from what y holds
 };
 
 // A panel of b in a block of k fills the first-level cache at most, a block of a's rows takes about a third of a
@@ -41,6 +42,7 @@ struct Product {
 constexpr int64_t kDepthBytes = 4096;
 constexpr int64_t kRowsInBlock = 72;
 constexpr int64_t kPanelsInBlock = 64;
+constexpr int64_t kSumsBytes = 4 << 20;   // of half precision's sums: they stay in a cache
 constexpr int64_t kFewBytes = 256 << 10;  // b's panels stay in the second-level cache: run them against each tile of a
 constexpr int64_t kNearBytes = 4 << 20;   // a weight of at most this size is taken to lie in a cache
 constexpr int64_t kInPlaceRows = 8;       // up to which a row-major b is read where it lies
@@ -54,8 +56,9 @@ struct Plan {
   int64_t panels;         // packed at a time
   int64_t row_tiles;      // of a, in a block
   size_t a_bytes, b_bytes, spare_bytes;
+  size_t sums_bytes;  // of sums between blocks of k, where the result's storage cannot hold them
 
-  size_t task_bytes() const { return a_bytes + b_bytes + spare_bytes; }
+  size_t task_bytes() const { return a_bytes + b_bytes + spare_bytes + sums_bytes; }
 };
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -64,13 +67,13 @@ inline size_t align64(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
 // The factor's rows have their columns end to end, a fixed step apart.
 template <class T>
 bool has_plain_rows(const Factor& f) {
-  if (f.fused() || f.matrix.rows != nullptr) return false;
+  if (f.fused() || f.matrix.rows != nullptr || f.matrix.storage != Storage::full) return false;
   return (f.transposed ? f.matrix.row : f.matrix.column) == (ptrdiff_t)sizeof(T);
 }
 
 template <class T>
 bool stores_rows(const Product& p, const Matrix& m) {
-  return !p.transposed && m.rows == nullptr && m.column == (ptrdiff_t)sizeof(T);
+  return !p.transposed && m.rows == nullptr && m.storage == Storage::full && m.column == (ptrdiff_t)sizeof(T);
 }
 
 // How many ways to split rows and columns: the cheapest for the task with the most work, in cycles, counting what
@@ -97,14 +100,14 @@ inline void share(int threads, double compute, double pack_a, double pack_b, int
 }
 
 template <class T>
-Plan plan_product(const Product& p, int threads) {
+Plan plan_product(const Product& p, int threads, size_t frugal) {
   constexpr int lanes = Native<T>::lanes;
   constexpr int64_t item = sizeof(T);
   Plan plan;
   plan.a_direct = has_plain_rows<T>(p.a);
   plan.b_in_place = p.panels == nullptr && p.m <= kInPlaceRows && !p.b.fused() && !p.b.transposed &&
-                    p.b.matrix.rows == nullptr && p.b.matrix.column == item && stores_rows<T>(p, p.y) &&
-                    p.column_sums == nullptr;
+                    p.b.matrix.rows == nullptr && p.b.matrix.storage == Storage::full && p.b.matrix.column == item &&
+                    stores_rows<T>(p, p.y) && p.column_sums == nullptr;
   plan.rows_in_tile = tallest(p.n < kPanel<T> ? (int)ceil_div(p.n, lanes) : kPanelVectors);
   // Rows whole pages apart share one set of the first-level cache: no more of them at once than it has room for.
   const ptrdiff_t a_row = p.a.transposed ? p.a.matrix.column : p.a.matrix.row;
@@ -137,6 +140,15 @@ Plan plan_product(const Product& p, int threads) {
   // Rows are 64 bytes longer than their contents, lest a tile's rows fall into one set of the cache.
   const int64_t packed_row = plan.depth * item + 64;
   plan.a_bytes = plan.a_direct ? 0 : align64((size_t)(plan.row_tiles * plan.rows_in_tile * packed_row));
+  const size_t share = frugal / (size_t)(plan.row_tasks * plan.column_tasks);
+  while (plan.panels > 1 && plan.a_bytes + (size_t)(plan.panels * panel_bytes) > share) plan.panels /= 2;
+  plan.sums_bytes = 0;
+  if (p.y.storage != Storage::full && plan.blocks > 1) {
+    const int64_t most_rows = ceil_div(ceil_div(p.m, plan.rows_in_tile), plan.row_tasks) * plan.rows_in_tile;
+    const int64_t sums = most_rows * kPanel<T> * item;
+    while (plan.panels > 1 && plan.panels * sums > kSumsBytes) plan.panels /= 2;
+    plan.sums_bytes = align64((size_t)(plan.panels * sums));
+  }
   plan.b_bytes = p.panels ? 0 : align64((size_t)((plan.b_in_place ? 1 : plan.panels) * panel_bytes));
   const size_t spare_a = p.a.fused() ? (size_t)(plan.rows_in_tile * packed_row) : 0;
   const size_t spare_b = p.b.fused() ? (size_t)panel_bytes : 0;
@@ -161,7 +173,8 @@ class Block {
         plan(plan),
         a_buffer(scratch),
         b_buffer(scratch + plan.a_bytes),
-        spare(scratch + plan.a_bytes + plan.b_bytes) {}
+        spare(scratch + plan.a_bytes + plan.b_bytes),
+        sums(spare + plan.spare_bytes) {}
 
   void run(int64_t row, int64_t row_end, int64_t column, int64_t column_end) {
     rows_begin = row;
@@ -169,12 +182,13 @@ class Block {
     tiles = ceil_div(row_end - row, plan.rows_in_tile);
     const int64_t block_columns = plan.panels * kPanel<T>;
     for (int64_t j = column; j < column_end; j += block_columns) {
+      columns_begin = j;
       const int64_t j_end = j + block_columns < column_end ? j + block_columns : column_end;
       for (int64_t block = 0; block < plan.blocks; block++) {
         k_begin = block * plan.depth;
         depth = p.k - k_begin < plan.depth ? p.k - k_begin : plan.depth;
         if (depth < 0) depth = 0;
-        first = block == 0;
+        first = block == 0 && !p.accumulate;
         last = block == plan.blocks - 1;
         block_of_k(j, j_end);
       }
@@ -213,7 +227,8 @@ class Block {
  private:
   const Product& p;
   const Plan& plan;
-  char *a_buffer, *b_buffer, *spare;
+  char *a_buffer, *b_buffer, *spare, *sums;
+  int64_t columns_begin = 0;                        // of the panels at hand
   int64_t rows_begin = 0, rows_end = 0, tiles = 0;  // rows are dealt out evenly, so that no tile is left with one row
   int64_t k_begin = 0, depth = 0;                   // this block of k
   bool first = true, last = true;
@@ -311,7 +326,14 @@ class Block {
 
   void pack_b(int64_t j, int64_t j_end) {
     char* to = b_buffer;
-    for (int64_t c = j; c < j_end; c += kPanel<T>, to += plan.depth * panel_row) {
+    int64_t c = j;
+    if (has_rows_for_panels<T>(p.b) && p.column_sums == nullptr) {
+      const int64_t whole = (j_end - j) / kPanel<T>;
+      pack_panels_of<T>(p.b, k_begin, c, depth, whole, to, plan.depth * panel_row);
+      c += whole * kPanel<T>;
+      to += whole * plan.depth * panel_row;
+    }
+    for (; c < j_end; c += kPanel<T>, to += plan.depth * panel_row) {
       const int columns = (int)(j_end - c < kPanel<T> ? j_end - c : kPanel<T>);
       pack_panel<T>(p.b, k_begin, c, depth, columns, to, spare);
       if (p.column_sums != nullptr && rows_begin == 0) add_rows(to, p.column_sums + c * item, columns);
@@ -357,23 +379,27 @@ class Block {
     const ptrdiff_t sum_row = vectors * (ptrdiff_t)sizeof(V);
     const bool whole = columns % V::lanes == 0;
     const bool y_direct = whole && stores_rows<T>(p, p.y);
-    char* y = y_direct ? address(p.y, row, column) : sum;
-    const ptrdiff_t y_row = y_direct ? p.y.row : sum_row;
+    const bool apart = plan.sums_bytes > 0;
+    const ptrdiff_t apart_row = plan.panels * panel_row;
+    char* y = y_direct ? address(p.y, row, column)
+              : apart  ? sums + (row - rows_begin) * apart_row + (column - columns_begin) * item
+                       : sum;
+    const ptrdiff_t y_row = y_direct ? p.y.row : apart ? apart_row : sum_row;
     if (y_direct) {
       for (int r = 0; r < rows; r++) {  // there when the last step of k is done
         prefetch(y + r * y_row);
         prefetch(y + r * y_row + sum_row - 1);
       }
     }
-    if (!first && !y_direct) load_result(sum, sum_row, row, rows, column, columns);
+    if (!first && y == sum) load_result(sum, sum_row, row, rows, column, columns);
 
-    const bool finishing = last && p.epilogue != nullptr;
+    const bool finishing = last && (p.epilogue != nullptr || apart);
     const Tile multiply = wide ? find_wide_tile<T>(rows) : find_tile<T>(rows, vectors);
     multiply(depth, a, a_row, b, b_row, b_panel, first ? nullptr : y, y_row, finishing ? sum : y,
              finishing ? sum_row : y_row);
     if (finishing) {
       finish(sum, sum_row, row, rows, column, columns);
-    } else if (!y_direct) {
+    } else if (y == sum) {
       store_result(p.y, sum, sum_row, row, rows, column, columns);
     }
   }
@@ -407,6 +433,12 @@ class Block {
   // A tile to a result that has no whole rows for it: another layout, or the last columns.
   void store_result(const Matrix& m, const char* tile, ptrdiff_t tile_row, int64_t row, int rows, int64_t column,
                     int columns) const {
+    if (m.storage != Storage::full) {
+      with_storage<T>(m.storage, [&](auto target) {
+        narrow_result<decltype(target)>(m, tile, tile_row, row, rows, column, columns);
+      });
+      return;
+    }
     if (p.transposed) {
       for (int c = 0; c < columns; c++) {
         char* to = address(m, column + c, row);
@@ -425,6 +457,21 @@ class Block {
           scatter(v, to + c * m.column, m.column, n);
         }
       }
+    }
+  }
+  template <class Target>
+  void narrow_result(const Matrix& m, const char* tile, ptrdiff_t tile_row, int64_t row, int rows, int64_t column,
+                     int columns) const {
+    if (!p.transposed) {
+      for (int r = 0; r < rows; r++) {
+        Target::scatter(tile + r * tile_row, columns, address(m, row + r, column), m.column);
+      }
+      return;
+    }
+    alignas(64) T values[kMostRows];
+    for (int c = 0; c < columns; c++) {
+      for (int r = 0; r < rows; r++) memcpy(&values[r], tile + r * tile_row + c * item, item);
+      Target::scatter((const char*)values, rows, address(m, column + c, row), m.column);
     }
   }
   void load_result(char* tile, ptrdiff_t tile_row, int64_t row, int rows, int64_t column, int columns) const {
@@ -454,7 +501,7 @@ void multiply_few_rows(Team& team, const Product& p) {
 // Takes its scratch before it writes a byte.
 template <class T>
 void multiply(Team& team, const Product& p) {
-  const Plan plan = plan_product<T>(p, team.threads);
+  const Plan plan = plan_product<T>(p, team.threads, team.frugal);
   const int tasks = plan.row_tasks * plan.column_tasks;
   char* scratch = plan.task_bytes() ? (char*)team.scratch(plan.task_bytes() * (size_t)tasks) : nullptr;
   const int64_t row_units = ceil_div(p.m, plan.rows_in_tile), column_units = ceil_div(p.n, kPanel<T>);

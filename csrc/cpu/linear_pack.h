@@ -5,6 +5,7 @@
 
 #include "cpu/linear_tile.h"
 #include "kernels.h"
+#include "simd/storage.h"
 
 namespace innerloop::INNERLOOP_ISA {
 namespace {
@@ -79,22 +80,76 @@ HD void transpose(V (&r)[V::lanes]) {
 
 constexpr int kAhead = 512;  // bytes that a packing loop prefetches ahead of itself
 
-// to[i][j] = from[i][j]; rows of `to` lie to_row bytes apart, its columns end to end.
+// What memory holds, as vectors that kernels compute on.
 template <class T>
+struct Full {
+  using V = Native<T>;
+  static constexpr ptrdiff_t item = sizeof(T);
+  static HD V load(const char* p) { return V::load(p); }
+  static HD V load(const char* p, int n) { return load_partial<V>(p, n); }
+  static void gather(const char* from, ptrdiff_t stride, int64_t n, char* to) {
+    for (int64_t i = 0; i < n; i++) memcpy(to + i * item, from + i * stride, item);
+  }
+  static void scatter(const char* from, int64_t n, char* to, ptrdiff_t stride) {
+    for (int64_t i = 0; i < n; i++) memcpy(to + i * stride, from + i * item, item);
+  }
+};
+template <class S>
+struct Half {
+  using V = Native<float>;
+  static constexpr ptrdiff_t item = 2;
+  static HD V load(const char* p) { return load_as<S>(p); }
+  static HD V load(const char* p, int n) { return load_as<S>(p, n); }
+  static void gather(const char* from, ptrdiff_t stride, int64_t n, char* to) {
+    for (int64_t i = 0; i < n; i += V::lanes) {
+      const int count = n - i < V::lanes ? (int)(n - i) : V::lanes;
+      const bool whole = stride == item && count == V::lanes;
+      const V v = whole ? load_as<S>(from + i * item) : load_as<S>(from + i * stride, count, stride);
+      store_partial(v, to + i * sizeof(float), count);
+    }
+  }
+  static void scatter(const char* from, int64_t n, char* to, ptrdiff_t stride) {
+    for (int64_t i = 0; i < n; i += V::lanes) {
+      const int count = n - i < V::lanes ? (int)(n - i) : V::lanes;
+      const V v = load_partial<V>(from + i * sizeof(float), count);
+      stride == item&& count == V::lanes ? store_as<S>(v, to + i * item)
+                                         : store_as<S>(v, to + i * stride, count, stride);
+    }
+  }
+};
+
+// f(Full or Half), by what the memory is.
+template <class T, class F>
+void with_storage(Storage storage, const F& f) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (storage == Storage::bfloat16) return f(Half<Bfloat16>());
+    if (storage == Storage::float16) return f(Half<Float16>());
+  }
+  f(Full<T>());
+}
+
+template <class T>
+constexpr ptrdiff_t item_size(Storage storage) {
+  return storage == Storage::full ? (ptrdiff_t)sizeof(T) : 2;
+}
+
+// to[i][j] = from[i][j]; rows of `to` lie to_row bytes apart, its columns end to end.
+template <class Source>
 void copy_block(const char* from, ptrdiff_t row, ptrdiff_t column, int64_t rows, int64_t columns, char* to,
                 ptrdiff_t to_row) {
-  using V = Native<T>;
+  using V = typename Source::V;
+  using T = typename V::scalar;
   constexpr int lanes = V::lanes;
-  constexpr ptrdiff_t item = sizeof(T);
+  constexpr ptrdiff_t item = Source::item, to_item = sizeof(T), step = lanes * item;
   if (column == item || row != item) {
     for (int64_t i = 0; i < rows; i++, from += row, to += to_row) {
       int64_t j = 0;
       if (column == item) {
-        for (; j + lanes <= columns; j += lanes) V::load(from + j * item).store(to + j * item);
-        if (j < columns)
-          store_partial(load_partial<V>(from + j * item, (int)(columns - j)), to + j * item, (int)(columns - j));
+        for (; j + lanes <= columns; j += lanes) Source::load(from + j * item).store(to + j * to_item);
+        const int rest = (int)(columns - j);
+        if (rest > 0) store_partial(Source::load(from + j * item, rest), to + j * to_item, rest);
       } else {
-        for (; j < columns; j++) memcpy(to + j * item, from + j * column, item);
+        Source::gather(from, column, columns, to);
       }
     }
     return;
@@ -102,24 +157,24 @@ void copy_block(const char* from, ptrdiff_t row, ptrdiff_t column, int64_t rows,
   for (int64_t j = 0; j < columns; j += lanes) {
     const int width = columns - j < lanes ? (int)(columns - j) : lanes;
     const char* source = from + j * column;
-    char* target = to + j * item;
+    char* target = to + j * to_item;
     int64_t i = 0;
     if (width == lanes) {
-      for (; i + lanes <= rows; i += lanes, source += sizeof(V)) {
+      for (; i + lanes <= rows; i += lanes, source += step) {
         V square[lanes];
         for (int q = 0; q < lanes; q++) {
-          square[q] = V::load(source + q * column);
+          square[q] = Source::load(source + q * column);
           prefetch(source + q * column + kAhead);
         }
         transpose(square);
         for (int q = 0; q < lanes; q++, target += to_row) square[q].store(target);
       }
     }
-    for (; i < rows; i += lanes, source += sizeof(V)) {
+    for (; i < rows; i += lanes, source += step) {
       const int height = rows - i < lanes ? (int)(rows - i) : lanes;
       V square[lanes];
       for (int q = 0; q < lanes; q++) {
-        square[q] = q < width ? load_partial<V>(source + q * column, height) : V(T(0));
+        square[q] = q < width ? Source::load(source + q * column, height) : V(T(0));
       }
       transpose(square);
       for (int q = 0; q < height; q++, target += to_row) store_partial(square[q], target, width);
@@ -163,11 +218,13 @@ void pack_matrix(const Matrix& m, bool transposed, int64_t i, int64_t j, int64_t
     ptrdiff_t step;
     const int64_t run = run_of_rows(m, first + r, n - r, step);
     const char* from = address(m, first + r, across);
-    if (transposed) {
-      copy_block<T>(from, m.column, step, rows, run, to + r * sizeof(T), to_row);
-    } else {
-      copy_block<T>(from, step, m.column, run, columns, to + r * to_row, to_row);
-    }
+    with_storage<T>(m.storage, [&](auto source) {
+      if (transposed) {
+        copy_block<decltype(source)>(from, m.column, step, rows, run, to + r * sizeof(T), to_row);
+      } else {
+        copy_block<decltype(source)>(from, step, m.column, run, columns, to + r * to_row, to_row);
+      }
+    });
     r += run;
   }
 }
@@ -181,6 +238,44 @@ void pack_factor(const Factor& f, int64_t i, int64_t j, int64_t rows, int64_t co
   if (!f.fused()) return;
   pack_matrix<T>(f.saved, f.transposed, i, j, rows, columns, spare, to_row);
   for (int64_t r = 0; r < rows; r++) f.derive(f.parameters, to + r * to_row, spare + r * to_row, columns);
+}
+
+// Whether the rows of a right-hand factor's panels lie end to end in memory.
+template <class T>
+bool has_rows_for_panels(const Factor& f) {
+  const ptrdiff_t item = item_size<T>(f.matrix.storage);
+  if (f.fused()) return false;
+  return f.transposed ? f.matrix.row == item && f.matrix.rows == nullptr : f.matrix.column == item;
+}
+
+// Whole panels of such a factor, `to_panel` bytes apart: some of them row by row together, as rows may lie pages apart,
+// each of which costs a look-up.
+template <class Source>
+void pack_panels(const Factor& f, int64_t i, int64_t j, int64_t rows, int64_t panels, char* to, ptrdiff_t to_panel) {
+  using V = typename Source::V;
+  constexpr int at_once = 8, rows_ahead = 4;
+  constexpr ptrdiff_t to_row = kPanelVectors * sizeof(V), from_row = kPanelVectors * V::lanes * Source::item;
+  for (int64_t p = 0; p < panels; p += at_once) {
+    const int count = (int)(panels - p < at_once ? panels - p : at_once);
+    for (int64_t r = 0; r < rows; r++) {
+      auto row = [&](int64_t k) { return f.transposed ? address(f.matrix, j, k) : address(f.matrix, k, j); };
+      const char* from = row(i + r) + p * from_row;
+      const char* next = r + rows_ahead < rows ? row(i + r + rows_ahead) + p * from_row : from;
+      char* target = to + p * to_panel + r * to_row;
+      for (int q = 0; q < count; q++, from += from_row, next += from_row, target += to_panel) {
+        for (int at = 0; at < (int)from_row; at += 64) prefetch(next + at);
+        INNERLOOP_UNROLL
+        for (int v = 0; v < kPanelVectors; v++) {
+          Source::load(from + v * V::lanes * Source::item).store(target + v * sizeof(V));
+        }
+      }
+    }
+  }
+}
+template <class T>
+void pack_panels_of(const Factor& f, int64_t i, int64_t j, int64_t rows, int64_t panels, char* to, ptrdiff_t to_panel) {
+  with_storage<T>(f.matrix.storage,
+                  [&](auto source) { pack_panels<decltype(source)>(f, i, j, rows, panels, to, to_panel); });
 }
 
 // One panel of a right-hand factor, `columns` of at most kPanel: rows end to end, the lanes beyond `columns` zero.

@@ -33,23 +33,31 @@ struct Loops {
   using States = StatesOf<Rule>;
   static constexpr int states = States::count;
   static constexpr ptrdiff_t size = sizeof(T);
-  static_assert(sizeof(Step) <= sizeof(StepScalars) && alignof(Step) <= alignof(StepScalars));
+  static_assert(sizeof(Step) <= sizeof(StepScalars::bytes) && alignof(Step) <= alignof(StepScalars));
   static_assert(std::is_trivially_copyable_v<Step> && states <= kMaxStates);
 
   static void prepare(const double* parameters, double step, StepScalars& scalars) {
     const Step made(make_rule<Rule>(parameters), step);
-    memcpy(&scalars, &made, sizeof made);
+    memcpy(scalars.bytes, &made, sizeof made);
   }
+
+  // A copy of the call's numbers that no store can alias.
+  struct Numbers {
+    Step step;
+    GradientShare<T> share;
+    explicit Numbers(const StepScalars& s)
+        : step(*reinterpret_cast<const Step*>(s.bytes)), share{T(s.factor), T(s.l1)} {}
+  };
 
   // One V of each operand, by load(operand) and store(value, operand).
   template <unsigned Used, class Load, class Store>
-  static HD void update(const Step& step, const Load& load, const Store& store) {
+  static HD void update(const Numbers& numbers, const Load& load, const Store& store) {
     V state[states + 1];  // one more, as there may be none
-    const V p = load(0), g = load(1);
+    const V p = load(0), g = numbers.share.of(p, load(1));
     for (int i = 0; i < states; i++) {
       if (Used >> i & 1) state[i] = load(2 + i);
     }
-    store(step.template update<Used>(p, g, state), 0);
+    store(numbers.step.template update<Used>(p, g, state), 0);
     for (int i = 0; i < states; i++) {
       if (Used >> i & 1) store(state[i], 2 + i);
     }
@@ -57,30 +65,31 @@ struct Loops {
 
   // n elements that lie end to end in every operand. The tail is a partial load of the same V.
   template <unsigned Used>
-  static void run(const Step& s, char* const* operands, int64_t n) {
-    const Step step = s;  // a copy that no store can alias
+  static void run(const StepScalars& scalars, char* const* operands, int64_t n) {
+    const Numbers numbers(scalars);
     char* at[2 + states];
     for (int op = 0; op < 2 + states; op++) at[op] = operands[op];
     int64_t i = 0;
     for (; i + V::lanes <= n; i += V::lanes) {
       update<Used>(
-          step, [&](int op) { return V::load(at[op] + i * size); }, [&](V v, int op) { v.store(at[op] + i * size); });
+          numbers, [&](int op) { return V::load(at[op] + i * size); },
+          [&](V v, int op) { v.store(at[op] + i * size); });
     }
     if (const int rest = (int)(n - i)) {
       update<Used>(
-          step, [&](int op) { return load_partial<V>(at[op] + i * size, rest); },
+          numbers, [&](int op) { return load_partial<V>(at[op] + i * size, rest); },
           [&](V v, int op) { store_partial(v, at[op] + i * size, rest); });
     }
   }
 
   // n elements at any distance.
   template <unsigned Used>
-  static void run_apart(const Step& s, char* const* operands, const ptrdiff_t* stride, int64_t n) {
-    const Step step = s;
+  static void run_apart(const StepScalars& scalars, char* const* operands, const ptrdiff_t* stride, int64_t n) {
+    const Numbers numbers(scalars);
     for (int64_t i = 0; i < n; i += V::lanes) {
       const int count = n - i < V::lanes ? (int)(n - i) : V::lanes;
       update<Used>(
-          step, [&](int op) { return gather<V>(operands[op] + i * stride[op], stride[op], count); },
+          numbers, [&](int op) { return gather<V>(operands[op] + i * stride[op], stride[op], count); },
           [&](V v, int op) { scatter(v, operands[op] + i * stride[op], stride[op], count); });
     }
   }
@@ -96,12 +105,10 @@ struct Loops {
     }
   }
 
-  static const Step& step_of(const StepScalars& scalars) { return *reinterpret_cast<const Step*>(scalars.bytes); }
-
   static void flat(const StepScalars& scalars, unsigned used, char* const* operands, int64_t begin, int64_t end) {
     char* at[2 + states];
     for (int op = 0; op < 2 + states; op++) at[op] = operands[op] + (operands[op] ? begin * size : 0);
-    with(used, [&](auto u) { run<u()>(step_of(scalars), at, end - begin); });
+    with(used, [&](auto u) { run<u()>(scalars, at, end - begin); });
   }
 
   static void strided(const StepScalars& scalars, unsigned used, const Walk<kMaxOperands>& walk, int64_t begin,
@@ -115,8 +122,8 @@ struct Loops {
     }
     with(used, [&](auto u) {
       for_rows(walk, begin, end, [&](char* const* row, int64_t n) {
-        if (contiguous) return run<u()>(step_of(scalars), row, n);
-        run_apart<u()>(step_of(scalars), row, stride, n);
+        if (contiguous) return run<u()>(scalars, row, n);
+        run_apart<u()>(scalars, row, stride, n);
       });
     });
   }

@@ -40,6 +40,11 @@ HD void store_partial<Vec<double, 4>>(Vec<double, 4> a, void* p, int n) {
   _mm256_maskstore_pd((double*)p, first_lanes_of_4(n), (__m256d)a.v);
 }
 
+// The products of the low halves.
+HD Vec<uint64_t, 4> multiply_low(Vec<uint64_t, 4> a, Vec<uint64_t, 4> b) {
+  return (Vec<uint64_t, 4>::raw)_mm256_mul_epu32((__m256i)a.v, (__m256i)b.v);
+}
+
 // Stores that bypass the caches; p is aligned to kVectorBytes. stream_end() orders them before what follows.
 HD void stream(Vec<float, 8> a, void* p) { _mm256_stream_ps((float*)p, (__m256)a.v); }
 HD void stream(Vec<double, 4> a, void* p) { _mm256_stream_pd((double*)p, (__m256d)a.v); }

@@ -37,6 +37,11 @@ HD void store_partial<Vec<double, 8>>(Vec<double, 8> a, void* p, int n) {
   _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)a.v);
 }
 
+// The products of the low halves.
+HD Vec<uint64_t, 8> multiply_low(Vec<uint64_t, 8> a, Vec<uint64_t, 8> b) {
+  return (Vec<uint64_t, 8>::raw)_mm512_maskz_mul_epu32(0xff, (__m512i)a.v, (__m512i)b.v);
+}
+
 // Stores that bypass the caches; p is aligned to kVectorBytes. stream_end() orders them before what follows.
 HD void stream(Vec<float, 16> a, void* p) { _mm512_stream_ps((float*)p, (__m512)a.v); }
 HD void stream(Vec<double, 8> a, void* p) { _mm512_stream_pd((double*)p, (__m512d)a.v); }

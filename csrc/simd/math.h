@@ -232,7 +232,7 @@ HD V exp(V x) {
 }
 
 // e^x - 1 = s 2^n + (2^n - 1), where s's exact part is added first and what its rounding loses comes back. Where 2^n is
-// large, 1 is nothing to it. 0.97 / 0.98 ULP.
+// large, 1 is nothing to it. 1.07 / 1.12 ULP; 0.88 / 1.00 below 0.
 template <class V>
 HD V expm1(V x) {
   using F = Format<typename V::scalar>;
@@ -280,7 +280,7 @@ HD V log(V x) {
 }
 
 // ln(1 + x). 1 + x = u + rest with u rounded, which is ln u + rest / u to first order; the second is below rounding.
-// 0.88 / 0.88 ULP.
+// 0.87 / 0.91 ULP.
 template <class V>
 HD V log1p(V x) {
   using F = Format<typename V::scalar>;

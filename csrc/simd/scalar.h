@@ -64,4 +64,9 @@ HD Vec<double, 1> fma(Vec<double, 1> a, Vec<double, 1> b, Vec<double, 1> c) { re
 HD Vec<float, 1> sqrt(Vec<float, 1> a) { return sqrtf(a.v); }
 HD Vec<double, 1> sqrt(Vec<double, 1> a) { return ::sqrt(a.v); }
 
+// The product of the low halves of a and b.
+HD Vec<uint64_t, 1> multiply_low(Vec<uint64_t, 1> a, Vec<uint64_t, 1> b) {
+  return (uint64_t)(uint32_t)a.v * (uint32_t)b.v;
+}
+
 }  // namespace innerloop::INNERLOOP_ISA

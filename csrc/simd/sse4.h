@@ -16,6 +16,11 @@ HD Vec<double, 2> fma(Vec<double, 2> a, Vec<double, 2> b, Vec<double, 2> c) { re
 HD Vec<float, 4> sqrt(Vec<float, 4> a) { return (Vec<float, 4>::raw)_mm_sqrt_ps((__m128)a.v); }
 HD Vec<double, 2> sqrt(Vec<double, 2> a) { return (Vec<double, 2>::raw)_mm_sqrt_pd((__m128d)a.v); }
 
+// The products of the low halves.
+HD Vec<uint64_t, 2> multiply_low(Vec<uint64_t, 2> a, Vec<uint64_t, 2> b) {
+  return (Vec<uint64_t, 2>::raw)_mm_mul_epu32((__m128i)a.v, (__m128i)b.v);
+}
+
 // Stores that bypass the caches; p is aligned to kVectorBytes. stream_end() orders them before what follows.
 HD void stream(Vec<float, 4> a, void* p) { _mm_stream_ps((float*)p, (__m128)a.v); }
 HD void stream(Vec<double, 2> a, void* p) { _mm_stream_pd((double*)p, (__m128d)a.v); }

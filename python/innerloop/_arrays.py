@@ -7,8 +7,23 @@ from typing import Any
 
 import numpy as np
 
+from . import _core
+
 # Some of these lend their memory too, but nobody means a string or a scalar as an array.
 _NOT_ARRAYS = (str, bytes, int, float, complex, list, tuple, dict, type(None), np.generic)
+
+
+def bfloat16_dtype() -> np.dtype:
+    """Return the dtype of bfloat16 in NumPy arrays, which NumPy itself has not.
+
+    That of ml_dtypes where it is installed; else a record of two bytes with the name `bfloat16`,
+    enough to carry such an array from one library to another.
+    """
+    try:
+        import ml_dtypes
+    except ImportError:
+        return np.dtype([("bfloat16", np.uint16)])
+    return np.dtype(ml_dtypes.bfloat16)
 
 
 def to_numpy(value: Any, name: str) -> np.ndarray:
@@ -23,9 +38,15 @@ def to_numpy(value: Any, name: str) -> np.ndarray:
         return value.view(np.ndarray)
     if isinstance(value, _NOT_ARRAYS):
         raise TypeError(f"{name} must be an array, got {type(value).__name__}")
+    if getattr(value, "requires_grad", False) is True:
+        raise TypeError(
+            f"{name} must be an array that no autograd follows, got a tensor that requires grad: "
+            "use innerloop.plugins.torch, whose functions are differentiable, or pass "
+            f"{name}.detach()"
+        )
     try:
         if hasattr(value, "__dlpack__"):
-            return np.from_dlpack(value)
+            return _core.from_dlpack(value, bfloat16_dtype())
         if hasattr(value, "__array_interface__"):
             return np.array(value, copy=False)
         return np.asarray(memoryview(value))
@@ -45,7 +66,15 @@ def from_numpy(array: np.ndarray, like: Any) -> Any:
     if type(like).__module__.startswith("jax"):
         library = sys.modules["jax"].numpy
     convert = getattr(library, "from_dlpack", None)
-    return array if convert is None else convert(array)
+    if convert is None:
+        return array
+    return convert(_core.Lent(array, True) if array.dtype == bfloat16_dtype() else array)
+
+
+def copy_into(out: np.ndarray, values: Any) -> None:
+    """Write what the reference returned, rounded to `out`'s dtype."""
+    with np.errstate(all="ignore"):
+        np.copyto(out, values, casting="unsafe")
 
 
 def shares_memory(a: np.ndarray, b: np.ndarray) -> bool:

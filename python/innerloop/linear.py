@@ -24,10 +24,11 @@ def linear(
 
     Formula: ``y = act(z)``, where ``z = x @ w + b``. Each element of ``x @ w`` is one chain of
     fused multiply-adds over K in order, so the result does not depend on the batch or on threads.
+    Half precision accumulates in float32, and each result is rounded once.
 
     Parameters
     ----------
-    x : array, shape (..., K), float32 or float64
+    x : array, shape (..., K), float32, float64, bfloat16 or float16
         Any strides; ``weight.T`` of a weight stored as (N, K) is read in place, too.
     w : array, shape (K, N), or PackedWeight
     b : array, shape (N,), optional
@@ -50,7 +51,7 @@ def linear(
     Raises
     ------
     TypeError
-        If an argument is not an array of float32 or float64, if their dtypes differ, or if the
+        If an argument is not an array of a dtype named above, if their dtypes differ, or if the
         activation has no such parameter.
     ValueError
         If shapes do not fit, there is no activation of that name, or `out` is read-only or
@@ -80,7 +81,7 @@ def linear_backward(
 
     Parameters
     ----------
-    dy : array, shape (..., N), float32 or float64
+    dy : array, shape (..., N), float32, float64, bfloat16 or float16
         Gradient of the layer's output.
     x : array, shape (..., K)
     w : array, shape (K, N), or PackedWeight
@@ -103,7 +104,7 @@ def linear_backward(
     Raises
     ------
     TypeError
-        If an argument is not an array of float32 or float64, if their dtypes differ, if `saved` is
+        If an argument is not an array of a dtype named above, if their dtypes differ, if `saved` is
         missing, or if the activation has no such parameter.
     ValueError
         If shapes do not fit, there is no activation of that name, or an array of `out` is
@@ -120,7 +121,7 @@ def pack(w: Any) -> PackedWeight:
 
     Parameters
     ----------
-    w : array, shape (K, N), float32 or float64
+    w : array, shape (K, N), float32, float64, bfloat16 or float16
 
     Returns
     -------
@@ -130,7 +131,7 @@ def pack(w: Any) -> PackedWeight:
     Raises
     ------
     TypeError
-        If `w` is not an array of float32 or float64.
+        If `w` is not an array of a dtype named above.
     ValueError
         If it has not two axes.
     """

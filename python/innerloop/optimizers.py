@@ -8,182 +8,270 @@ optimizer is added there.
 from __future__ import annotations
 
 import inspect
-import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from . import _core
+from . import _optimizer_state as _state
+from . import _optimizer_steps as _steps
 from ._arrays import to_numpy
+from ._optimizer_storage import Storage as _Storage
 from .reference import OPTIMIZERS
 from .reference import Optimizer as _Entry
 
-_ARRAYS = """
-params : array or list of arrays, float32 or float64
-    The parameters, of any shapes and strides. Written in place.
-grads : array or list of arrays
-    Their gradients: as many arrays, of the same shapes and dtypes.
-"""
-_STATE = """{name}s : array or list of arrays{optional}
-    State `{name}`, of its parameter's shape and dtype: zeros before step 1.
-    Written in place{needed}.
-"""
-_STEP = """step : int
-    The number of this step, counting from 1.
-"""
-_RAISES = """
-Returns
--------
-None
-
-Raises
-------
-TypeError
-    If an argument is not an array, or not of float32 or float64, or of another dtype than its
-    parameter; if a hyperparameter is not a number or `step` not an integer.
-ValueError
-    If numbers of arrays or shapes differ, an array that is written is read-only or shares memory
-    with another, a state that is needed is not given, a hyperparameter lies outside its range, or
-    `step` is below 1.
-
-Notes
------
-One call is one parallel region over all the arrays; nothing is written unless all of them fit.
+_PARAMS = """
+params : array or list of arrays, or list of dicts
+    The parameters, float32, float64, bfloat16 or float16, of any shapes and strides. Written in
+    place. Dicts are
+    parameter groups: each holds its arrays under "params" and any of the hyperparameters below,
+    but for `max_norm` and `grad_scale`, which hold for all groups together.
 """
 _CLASS = """
+state_dtype : None, "float32", "bfloat16" or "uint8"
+    What the states are kept in: float32, and float64 beside float64 params, unless given.
+    "bfloat16" halves their memory and its traffic. "uint8" is a saving of memory, not of time:
+    codes of three bits of mantissa relative to the largest of 256 elements. Both are rounded
+    stochastically, so that small changes are not lost.
+master : None, "float32" or "split"
+    Of params of half precision, which alone lose changes below half a unit in the last place: keep
+    a float32 copy that is stepped in their place; or, of bfloat16, only the 16 bits that are
+    missing to one, in int16.
+seed : int, default 0
+    Of the stochastic rounding, whose random bits depend on it, the step and the element's place.
+
+Any of the hyperparameters may be a function of the step's number, counting from 1, such as those
+of `innerloop.schedules`: each step calls it for its value, and so do construction and `state_dict`,
+for the next step's.
+
 Attributes
 ----------
 {attributes} : as above
-    May be set between steps, as a learning-rate schedule does; the next step checks them.
+    May be set between steps; the next step checks them. With several groups, setting one sets it
+    in all of them, and reading one that differs between them raises AttributeError.
+param_groups : list of dicts
+    One for each group: "params", a list of arrays, and the hyperparameters by name. May be changed
+    between steps.
 params : list of arrays
-    As they were given.
+    Those of all groups, in order.
 steps : int
     How many steps have been made.
-state : dict of str to list of arrays
-    The states of each parameter, in its dtype. One that only comes to be needed later, such as
-    when `momentum` is set, starts as zeros then.
+grad_norm : float or None
+    The norm of the last step's gradients, where it had a `max_norm`.
+state : dict of str to list
+    The states of each parameter, or None where its group needs none. One that only comes to be
+    needed later, such as when `momentum` is set, is made then. With 8-bit states also
+    ``<name>s_scales``, and with a master ``masters``.
 
 Raises
 ------
 TypeError
-    If `params` is not an array or a list of arrays of float32 or float64, or a hyperparameter is
-    not a number.
+    If `params` is not an array or a list of floating-point arrays, a hyperparameter is not
+    a number, or a group holds one that this optimizer does not have.
 ValueError
-    If a parameter array is read-only, or a hyperparameter lies outside its range.
+    If a parameter array is read-only or shares memory with another, or a hyperparameter lies
+    outside its range.
 """
-
-_STAGGERED = 1 << 22  # arrays of at least this many bytes
-_SPACING = (1 << 16) + (1 << 10)
-_PERIOD = 1 << 21
+_OF_ALL = ("max_norm", "grad_scale")  # hyperparameters that no group has
+_STORED = {"state_dtype": None, "master": None, "seed": 0}
 
 
-def _parts(entry: _Entry) -> tuple[str, str]:
-    """Split the reference's docstring into its text and the hyperparameters' descriptions."""
-    text, _, described = inspect.cleandoc(entry.function.__doc__ or "").partition(
-        "\nParameters\n----------\n"
-    )
-    return text, described.rstrip() + "\n"
+def clip_grad_norm(grads: Any, max_norm: float) -> float:
+    """Clip gradients, in place, by the norm of all their elements together.
 
+    They are multiplied by ``min(1, max_norm / (norm + 1e-6))``, as
+    `torch.nn.utils.clip_grad_norm_` does, and not touched where that is 1. The `max_norm` of an
+    optimizer does the same without writing them.
 
-def _step_function(entry: _Entry) -> Any:
-    """The public function of one optimizer, with its signature and docstring."""
-    needed_count = sum(s not in entry.needs for s in entry.states)
-    positional, keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
-    plurals = [f"{s}s" for s in entry.states]
-    arrays = ["params", "grads", *plurals]
-    signature = inspect.Signature(
-        [inspect.Parameter(a, positional) for a in arrays[: 2 + needed_count]]
-        + [inspect.Parameter(a, positional, default=None) for a in arrays[2 + needed_count :]]
-        + [inspect.Parameter("step", keyword)]
-        + [inspect.Parameter(h, keyword, default=d) for h, d in entry.hyperparameters.items()]
-    )
-    takes = {"step", *entry.hyperparameters}
+    Parameters
+    ----------
+    grads : array or list of arrays, float32, float64, bfloat16 or float16
+        The gradients, of any shapes and strides. Written in place.
+    max_norm : float
+        At least 0, and infinity is allowed.
 
-    def function(*args: Any, **kwargs: Any) -> None:
-        if not (2 + needed_count <= len(args) <= len(arrays) and "step" in kwargs) or (
-            not kwargs.keys() <= takes
-        ):
-            bound = signature.bind(*args, **kwargs).arguments
-            args = tuple(bound.pop(a, None) for a in arrays)
-            kwargs = bound
-        step = kwargs.pop("step")
-        states = (*args[2:], *(None,) * (len(arrays) - len(args)))
-        _core.optimizer_step(entry.name, args[0], args[1], states, step, kwargs)
+    Returns
+    -------
+    float
+        Their norm before, in double precision: the square root of the sum of their squares. NaN or
+        infinite where one of them is, and with a NaN norm all of them become NaN.
 
-    text, described = _parts(entry)
-    states = "".join(
-        _STATE.format(
-            name=s,
-            optional=", optional" if s in entry.needs else "",
-            needed=f"; needed where `{entry.needs[s]}` is not 0, else left alone"
-            if s in entry.needs
-            else "",
-        )
-        for s in entry.states
-    )
-    function.__doc__ = f"{text}\nParameters\n----------{_ARRAYS}{states}{_STEP}{described}{_RAISES}"
-    function.__name__ = function.__qualname__ = f"{entry.name}_step"
-    function.__signature__ = signature  # type: ignore[attr-defined]
-    function.__module__ = __name__
-    return function
-
-
-def _zeros_beside(array: NDArray, number: int) -> NDArray:
-    """Return zeros of `array`'s shape, dtype and axis order, 64-byte aligned: its state `number`.
-
-    Large ones are placed so that the same element of the parameter and of each of its states lies
-    at a different distance from a multiple of 2 MiB: arrays whose addresses differ by a large power
-    of two are read at half the speed.
+    Raises
+    ------
+    TypeError
+        If `grads` is not an array or a list of floating-point arrays, or `max_norm` not a
+        number.
+    ValueError
+        If a gradient is read-only or shares memory with another, or `max_norm` is below 0 or NaN.
     """
-    like = np.empty_like(array, subok=False)
-    large = like.nbytes >= _STAGGERED
-    raw = np.zeros(like.nbytes + (_PERIOD if large else 0) + 64, np.uint8)
-    wanted = array.ctypes.data + (number + 1) * _SPACING & -64 if large else 0
-    offset = (wanted - raw.ctypes.data) % (_PERIOD if large else 64)
-    return np.ndarray(like.shape, like.dtype, raw.data, offset, like.strides)
+    return _core.clip_grad_norm(grads, max_norm)
 
 
 class Optimizer:
     """What the classes of all optimizers share: their states, their steps and their state_dict."""
 
-    __slots__ = ("params", "state", "steps")
+    __slots__ = (
+        *("_storage", "grad_norm", "grad_scale", "max_norm", "param_groups", "seed", "state"),
+        "steps",
+    )
 
     _entry: ClassVar[_Entry]
+    _plurals: ClassVar[dict[str, str]]  # of the states' names
 
-    params: list[Any]
-    state: dict[str, list[NDArray]]
+    grad_norm: float | None
+    grad_scale: Any
+    max_norm: Any
+    param_groups: list[dict[str, Any]]
+    seed: int
+    state: dict[str, list[Any]]
     steps: int
 
     def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
         bound = self.__signature__.bind(params, *args, **kwargs)  # type: ignore[attr-defined]
         bound.apply_defaults()
         del bound.arguments["params"]
-        self.params = list(params) if isinstance(params, (list, tuple)) else [params]
+        self.steps, self.grad_norm, self.state = 0, None, {}
+        for name in _OF_ALL:
+            setattr(self, name, bound.arguments.pop(name))
+        self._storage = _Storage(bound.arguments.pop("state_dtype"), bound.arguments.pop("master"))
+        self.seed = bound.arguments.pop("seed")
+        self.param_groups = self._groups(params, bound.arguments)
         if not self.params:
             raise ValueError("params must hold at least one array, got an empty list")
-        _core.optimizer_check(self._entry.name, bound.arguments, self.params)
-        for name, value in bound.arguments.items():
-            setattr(self, name, value)
-        self.steps = 0
-        self.state = {}
-        self._allocate(self._needed(bound.arguments), self.state)
+        numbers = self._numbers(1)
+        self._check(numbers, self.params)
+        self._storage.check(self.params)
+        self._allocate(numbers, self.state)
 
-    def _hyperparameters(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self._entry.hyperparameters}
+    @property
+    def state_dtype(self) -> str | None:
+        """What the states are kept in, as given."""
+        return self._storage.state_dtype
 
-    def _needed(self, hyperparameters: Mapping[str, Any]) -> list[str]:
-        """The plural names of the states that a step with these needs."""
-        return [f"{s}s" for s in self._entry.needed_states(**hyperparameters)]
+    @property
+    def master(self) -> str | None:
+        """What copy of the parameters is kept, as given."""
+        return self._storage.master
 
-    def _allocate(self, names: list[str], state: dict[str, list[NDArray]]) -> None:
-        """Add zeros to `state` for those of `names` that it lacks."""
-        order = [f"{s}s" for s in self._entry.states]
-        for name in names:
-            if name not in state:
-                number = order.index(name)
-                state[name] = [_zeros_beside(to_numpy(p, "params"), number) for p in self.params]
+    def _groups(self, params: Any, defaults: Mapping[str, Any]) -> list[dict[str, Any]]:
+        if isinstance(params, Mapping):
+            raise TypeError("params must be an array, or a list of arrays or of dicts, got a dict")
+        listed = list(params) if isinstance(params, (list, tuple)) else [params]
+        if not any(isinstance(item, Mapping) for item in listed):
+            return [{"params": listed, **defaults}]
+        groups = []
+        for i, given in enumerate(listed):
+            if not isinstance(given, Mapping):
+                raise TypeError(
+                    f"params must be arrays or dicts, not both, got {type(given).__name__} at {i}"
+                )
+            if "params" not in given:
+                raise ValueError(f"params[{i}] must hold 'params', got {sorted(map(str, given))}")
+            group = {**defaults, **given}
+            arrays = given["params"]
+            group["params"] = list(arrays) if isinstance(arrays, (list, tuple)) else [arrays]
+            groups.append(group)
+        return groups
+
+    @property
+    def params(self) -> list[Any]:
+        """Every group's arrays, in order."""
+        if len(self.param_groups) == 1:
+            return self.param_groups[0]["params"]
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def _numbers(self, step: int) -> list[dict[str, Any]]:
+        """The hyperparameters of each group at a step."""
+        numbers = []
+        for group in self.param_groups:
+            values = group.copy()
+            del values["params"]
+            for name, value in values.items():
+                if callable(value):
+                    values[name] = value(step)
+            numbers.append(values)
+        return numbers
+
+    def _own(self) -> list[str]:
+        """The hyperparameters of a group."""
+        return [name for name in self._entry.hyperparameters if name not in _OF_ALL]
+
+    def _check(
+        self,
+        numbers: list[dict[str, Any]],
+        params: Any = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        max_norm, grad_scale = self._options(1)
+        if options is not None:
+            max_norm, grad_scale = options["max_norm"], options["grad_scale"]
+        own = self._own()
+        for values in numbers:
+            for name in values:
+                if name not in own:
+                    why = " for all of them" if name in _OF_ALL else ""
+                    raise TypeError(
+                        f"a parameter group takes params, {', '.join(own)}, got {name!r}"
+                        f"{', which holds' + why if why else ''}"
+                    )
+            if len(values) != len(own):
+                lacking = ", ".join(name for name in own if name not in values)
+                raise ValueError(f"a parameter group must hold {lacking}, got none")
+            _core.optimizer_check(self._entry.name, values, params, max_norm, grad_scale)
+
+    def _options(self, step: int) -> tuple[Any, Any]:
+        """max_norm and grad_scale at a step."""
+        max_norm, grad_scale = self.max_norm, self.grad_scale
+        return (
+            max_norm(step) if callable(max_norm) else max_norm,
+            grad_scale(step) if callable(grad_scale) else grad_scale,
+        )
+
+    def _needed(self, numbers: Mapping[str, Any]) -> list[str]:
+        """What `state` must hold for a step with these: plural names of states, and more."""
+        states = [self._plurals[s] for s in self._entry.needed_states(**numbers)]
+        return states + self._storage.beside(states)
+
+    def _lacks(self, numbers: list[dict[str, Any]]) -> bool:
+        """Whether a state that a step with these needs is yet to be made."""
+        needs, start = self._entry.needs, 0
+        for values, group in zip(numbers, self.param_groups, strict=True):
+            end = start + len(group["params"])
+            for state, plural in self._plurals.items():
+                if state in needs and not values.get(needs[state]):
+                    continue
+                held = self.state.get(plural)
+                if held is None or len(held) < end or (start < end and held[start] is None):
+                    return True
+            start = end
+        return False
+
+    def _allocate(
+        self,
+        numbers: list[dict[str, Any]],
+        state: dict[str, list[Any]],
+        more: Iterable[tuple[str, int]] = (),
+    ) -> None:
+        """Make those states that `state` lacks for a step with these, and `more`."""
+        params, starts = self.params, {f"{s}s": v for s, v in self._entry.starts.items()}
+        starts |= {f"{s}_scales": v for s, v in starts.items()}
+        order = list(self._plurals.values())
+
+        def make(name: str, i: int, start: Any) -> None:
+            held = state.setdefault(name, [None] * len(params))
+            if held[i] is None:
+                number = order.index(name) if name in order else len(order)
+                held[i] = self._storage.make(name, to_numpy(params[i], "params"), number, start)
+
+        first = 0
+        for values, group in zip(numbers, self.param_groups, strict=True):
+            for name in self._needed(values):
+                for i in range(first, first + len(group["params"])):
+                    make(name, i, values[starts[name]] if name in starts else 0)
+            first += len(group["params"])
+        for name, i in more:
+            make(name, i, 0)
 
     def step(self, grads: Any) -> None:
         """Update the parameters, in place.
@@ -191,41 +279,58 @@ class Optimizer:
         Parameters
         ----------
         grads : array or list of arrays
-            The gradient of each parameter, of its shape and dtype.
+            The gradient of each parameter, of its shape and dtype, or float32 beside half
+            precision: one list over all groups.
 
         Raises
         ------
         TypeError, ValueError
             As the function ``<name>_step``; nothing is changed then.
         """
-        hyperparameters = self._hyperparameters()
-        needed = self._needed(hyperparameters)
-        if not all(name in self.state for name in needed):
-            _core.optimizer_check(self._entry.name, hyperparameters, None)
-            self._allocate(needed, self.state)
-        states = tuple(self.state.get(f"{s}s") for s in self._entry.states)
-        _core.optimizer_step(
-            self._entry.name, self.params, grads, states, self.steps + 1, hyperparameters
+        step = self.steps + 1
+        numbers = self._numbers(step)
+        max_norm, grad_scale = self._options(step)
+        if self._lacks(numbers):
+            self._check(numbers, options={"max_norm": max_norm, "grad_scale": grad_scale})
+            self._allocate(numbers, self.state)
+        groups = [
+            (len(group["params"]), step, values)
+            for group, values in zip(self.param_groups, numbers, strict=True)
+        ]
+        states = tuple([self.state.get(plural) for plural in self._plurals.values()])
+        stored = None
+        if self.state_dtype == "uint8":
+            stored = tuple([self.state.get(f"{p}_scales") for p in self._plurals.values()])
+        self.grad_norm = _core.optimizer_step(
+            *(self._entry.name, self.params, grads, states, groups, max_norm, grad_scale),
+            *(self.state.get("masters"), stored, self.seed),
         )
-        self.steps += 1
+        self.steps = step
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, NDArray]:
         """Return all that `load_state_dict` needs to go on from here, as copies.
 
         Returns
         -------
-        dict
-            ``"step"``: int; ``"hyperparameters"``: dict of numbers, bools and tuples of numbers;
-            ``"state"``: dict of lists of NumPy arrays. The parameters are not part of it.
+        dict of str to numpy.ndarray
+            Flat, and numbers as arrays of no axes, so that ``numpy.savez(file, **d)`` and
+            ``safetensors.numpy.save_file(d, file)`` take it as it is: ``"step"``;
+            ``"grad_scale"``; ``"max_norm"``, unless None; ``"param_groups.<g>.params"``, how many
+            arrays group g holds; ``"param_groups.<g>.<hyperparameter>"``;
+            ``"state.<name>s.<i>"``, a state of parameter i. Of a function of the step it holds
+            the value of the next one. The parameters are not part of it.
         """
-        return {
-            "step": self.steps,
-            "hyperparameters": self._hyperparameters(),
-            "state": {name: [a.copy() for a in arrays] for name, arrays in self.state.items()},
-        }
+        return _state.save(self)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned, of an optimizer over parameters of the same shapes.
+        """Take over a state, of an optimizer over parameters of the same shapes in equal groups.
+
+        Parameters
+        ----------
+        state_dict : mapping
+            What `state_dict` returned, maybe by way of a file; or the state_dict of the
+            `torch.optim` optimizer of the same name, with tensors on the CPU, whose hyperparameters
+            are taken over, too. A hyperparameter that is a function of the step stays one.
 
         Raises
         ------
@@ -235,104 +340,86 @@ class Optimizer:
         ValueError
             If entries are missing or unknown, shapes or numbers of arrays differ, or a number lies
             outside its range. Nothing is changed on any error.
-        """
-        entry = self._entry
-        _same_names("state_dict", state_dict, {"step", "hyperparameters", "state"})
-        steps = operator.index(state_dict["step"])
-        if not 0 <= steps < 2**53:
-            raise ValueError(f"step must lie in [0, 2**53), got {steps}")
-        given = state_dict["hyperparameters"]
-        _same_names("hyperparameters", given, set(entry.hyperparameters))
-        hyperparameters = {
-            name: _plain(given[name], default) for name, default in entry.hyperparameters.items()
-        }
-        _core.optimizer_check(entry.name, hyperparameters, None)
-        needed = self._needed(hyperparameters)
-        loaded = state_dict["state"]
-        if not isinstance(loaded, Mapping):
-            raise TypeError(f"state must be a dict, got {type(loaded).__name__}")
-        unknown = set(loaded) - {f"{s}s" for s in entry.states}
-        missing = set(needed) - set(loaded)
-        if unknown or missing:
-            got = ", ".join(map(str, loaded))
-            raise ValueError(f"state must hold {', '.join(needed) or 'nothing'}, got {got}")
-        new = {name: self._matching(name, arrays) for name, arrays in loaded.items()}
-        state = {name: arrays for name, arrays in self.state.items() if name in new}
-        self._allocate(list(new), state)
-        for name, arrays in new.items():
-            for old, array in zip(state[name], arrays, strict=True):
-                np.copyto(old, array)
-        for name, value in hyperparameters.items():
-            setattr(self, name, value)
-        self.state, self.steps = state, steps
 
-    def _matching(self, name: str, arrays: Any) -> list[NDArray]:
-        """The arrays of one loaded state, each found to be of its parameter's shape and dtype."""
-        if not isinstance(arrays, (list, tuple)) or len(arrays) != len(self.params):
-            got = f"{len(arrays)}" if isinstance(arrays, (list, tuple)) else type(arrays).__name__
-            raise ValueError(f"{name} must be a list of {len(self.params)} arrays, got {got}")
-        found = []
-        for i, (array, param) in enumerate(zip(arrays, self.params, strict=True)):
-            value, like = to_numpy(array, f"{name}[{i}]"), to_numpy(param, f"params[{i}]")
-            if value.dtype != like.dtype:
-                raise TypeError(f"{name}[{i}] must be {like.dtype}, got {value.dtype}")
-            if value.shape != like.shape:
-                raise ValueError(f"{name}[{i}] must have shape {like.shape}, got {value.shape}")
-            found.append(value.copy())  # it may be a state that is about to be written
-        return found
+        Notes
+        -----
+        PyTorch counts each parameter's steps; here they must be equal. Its SGD counts none: with
+        momentum buffers, one step is taken to have been made (`steps` may be set afterwards).
+        """
+        _state.load(self, state_dict)
+
+    def torch_state_dict(self) -> dict[str, Any]:
+        """Return the state for the `torch.optim` optimizer of the same name to load, as copies.
+
+        Returns
+        -------
+        dict
+            PyTorch's layout, with tensors where the parameters are tensors, else NumPy arrays.
+
+        Raises
+        ------
+        ValueError
+            If an option is in use that PyTorch's optimizers do not have: `l1`, or
+            ``bias_correction=False``. `max_norm` and `grad_scale` are left out.
+        """
+        return _state.save_torch(self)
 
     def __repr__(self) -> str:
-        values = ", ".join(f"{k}={v!r}" for k, v in self._hyperparameters().items())
+        shown = {k: v for k, v in self.param_groups[0].items() if k != "params"}
+        values = ", ".join(f"{k}={v!r}" for k, v in shown.items())
+        more = len(self.param_groups) - 1
+        values += f", and {more} more groups" if more else ""
         return f"{type(self).__name__}({len(self.params)} arrays, {values}, steps={self.steps})"
 
 
-def _same_names(what: str, given: Mapping[str, Any], wanted: set[str]) -> None:
-    if not isinstance(given, Mapping):
-        raise TypeError(f"{what} must be a dict, got {type(given).__name__}")
-    if set(given) != wanted:
-        raise ValueError(f"{what} must hold {sorted(wanted)}, got {sorted(map(str, given))}")
+def _of_groups(name: str) -> property:
+    """The attribute for a hyperparameter of the parameter groups."""
 
+    def get(self: Optimizer) -> Any:
+        value = self.param_groups[0][name]
+        if any(group[name] is not value and group[name] != value for group in self.param_groups):
+            raise AttributeError(f"{name} differs between the parameter groups: see param_groups")
+        return value
 
-def _plain(value: Any, default: Any) -> Any:
-    """A hyperparameter that has been through a file, maybe as a 0-d array, as its own kind again.
+    def put(self: Optimizer, value: Any) -> None:
+        for group in self.param_groups:
+            group[name] = value
 
-    What does not fit is left as it is, for the checks to name.
-    """
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    return tuple(value) if isinstance(default, tuple) and isinstance(value, list) else value
+    return property(get, put)
 
 
 def _class(entry: _Entry) -> type[Optimizer]:
     """The public class of one optimizer, with its signature and docstring."""
     positional, keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
-    text, described = _parts(entry)
-    params = _ARRAYS.partition("grads : ")[0]
+    text, described = _steps.parts(entry)
     attributes = _CLASS.format(attributes=", ".join(entry.hyperparameters))
     return type(
         entry.class_name,
         (Optimizer,),
         {
-            "__slots__": tuple(entry.hyperparameters),
+            "__slots__": (),
             "__module__": __name__,
-            "__doc__": f"{text}\nParameters\n----------{params}{described}{attributes}",
+            "__doc__": f"{text}\nParameters\n----------{_PARAMS}{described}{attributes}",
             "__signature__": inspect.Signature(
                 [inspect.Parameter("params", positional)]
                 + [
                     inspect.Parameter(h, positional if h == "lr" else keyword, default=d)
                     for h, d in entry.hyperparameters.items()
                 ]
+                + [inspect.Parameter(o, keyword, default=d) for o, d in _STORED.items()]
             ),
             "_entry": entry,
+            "_plurals": {s: f"{s}s" for s in entry.states},
+            **{h: _of_groups(h) for h in entry.hyperparameters if h not in _OF_ALL},
         },
     )
 
 
 NAMES: tuple[str, ...] = tuple(name for name, _, _ in _core.optimizers())
 
-__all__ = ["Optimizer"]
+__all__ = ["Optimizer", "clip_grad_norm"]
 
 for _name in NAMES:
-    _function, _made = _step_function(OPTIMIZERS[_name]), _class(OPTIMIZERS[_name])
+    _function, _made = _steps.step_function(OPTIMIZERS[_name]), _class(OPTIMIZERS[_name])
     globals()[_function.__name__], globals()[_made.__name__] = _function, _made
     __all__ += [_function.__name__, _made.__name__]

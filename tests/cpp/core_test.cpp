@@ -8,11 +8,17 @@
 
 #include "core/activations.h"
 #include "core/dispatch.h"
+#include "core/dropout.h"
 #include "core/elementwise_losses.h"
+#include "core/gated.h"
+#include "core/half.h"
 #include "core/linear.h"
+#include "core/linear_cross_entropy.h"
 #include "core/nll_loss.h"
+#include "core/norms.h"
 #include "core/optimizers.h"
 #include "core/pool.h"
+#include "core/prelu.h"
 #include "core/softmax.h"
 #include "core/softmax_cross_entropy.h"
 #include "support.h"
@@ -50,6 +56,41 @@ void test_activations(Dtype dtype) {
   }
 }
 
+void test_prelu(Dtype dtype) {
+  // Channels side by side and far apart, fewer and more than are summed at once; blocks with a tail.
+  const Shape shapes[] = {{2500, 19}, {3, 5, 1801}};
+  for (const Shape& shape : shapes) {
+    for (int64_t slopes : {int64_t(1), shape[1]}) {
+      Tensor x(dtype, shape), dy(dtype, shape), y(dtype, shape), weight(dtype, {slopes}), dweight(dtype, {slopes});
+      x.fill(1);
+      dy.fill(2);
+      weight.fill(3);
+      const std::string at = " " + shape_text(shape) + " " + std::to_string(slopes);
+      prelu_forward(x.view, weight.view, y.view);
+      record("prelu" + at, dtype, y);
+      prelu_backward(dy.view, x.view, weight.view, y.view, dweight.view);
+      record("prelu_backward dx" + at, dtype, y);
+      record("prelu_backward dweight" + at, dtype, dweight);
+    }
+  }
+}
+
+void test_gated(Dtype dtype) {
+  for (const GatedPair& pair : *kernels().gated) {
+    for (int axis : {0, 1}) {
+      const Shape shape = {46, 1002}, half = {axis ? 46 : 23, axis ? 501 : 1002};
+      Tensor x(dtype, shape), dx(dtype, shape), y(dtype, half), dy(dtype, half);
+      x.fill(1);
+      dy.fill(2);
+      const std::string at = " " + std::to_string(axis);
+      gated_forward(pair, x.view, axis, y.view);
+      record(pair.name + at, dtype, y);
+      gated_backward(pair, dy.view, x.view, axis, dx.view);
+      record(std::string(pair.name) + "_backward" + at, dtype, dx);
+    }
+  }
+}
+
 void test_elementary(Dtype dtype) {
   for (const Elementary& e : *kernels().elementary) {
     Tensor x(dtype, {10007}), y(dtype, {10007});
@@ -59,7 +100,8 @@ void test_elementary(Dtype dtype) {
     } else {
       e.f32((const float*)x.view.data, (float*)y.view.data, 10007);
     }
-    if (std::string(e.name) != "log") record(e.name, dtype, y);  // the sign of log(-1), a NaN, is the processor's own
+    // The sign of log(-1), a NaN, is the processor's own.
+    if (std::string(e.name).find("log") != 0) record(e.name, dtype, y);
   }
 }
 
@@ -94,6 +136,55 @@ void test_linear(Dtype dtype) {
       record("linear_backward db" + at, dtype, db);
     }
   }
+}
+
+// The values of a tensor in half precision.
+void round_to(const Tensor& from, Tensor& to) {
+  const int64_t n = from.view.size();
+  storage_of(to.view.dtype).narrow((const float*)from.view.data, walk_rows(to.view, to.view.ndim - 1), 0, n);
+}
+
+void test_linear_half(Dtype dtype) {
+  const Activation& act = find_activation("gelu");
+  const int64_t sizes[][3] = {{5, 67, 65}, {70, 1100, 33}};
+  for (const auto& [m, k, n] : sizes) {
+    const Shape shapes[] = {{m, k}, {k, n}, {n}, {m, n}};
+    Tensor x(dtype, shapes[0]), w(dtype, shapes[1]), b(dtype, shapes[2]), dy(dtype, shapes[3]);
+    Tensor* tensors[] = {&x, &w, &b, &dy};
+    for (int i = 0; i < 4; i++) round_to(Tensor(Dtype::f32, shapes[i]).fill(i + 1), *tensors[i]);
+    Tensor y(dtype, shapes[3]), z(dtype, shapes[3]), dx(dtype, shapes[0]), dw(dtype, shapes[1]), db(dtype, shapes[2]);
+    Weight weight;
+    weight.view = w.view;
+    linear_forward(act, nullptr, x.view, weight, &b.view, y.view, &z.view);
+    linear_backward(act, nullptr, dy.view, x.view, weight, &z.view, dx.view, dw.view, &db.view);
+    const std::string at = " " + shape_text({m, k, n});
+    record("linear" + at, dtype, y);
+    record("linear_backward dx" + at, dtype, dx);
+    record("linear_backward dw" + at, dtype, dw);
+    record("linear_backward db" + at, dtype, db);
+  }
+}
+
+void test_linear_cross_entropy(Dtype dtype) {
+  const int64_t rows = 37, k = 45, classes = 5003;
+  Tensor x(dtype, {rows, k}), w(dtype, {k, classes}), b(dtype, {classes}), labels(Dtype::i64, {rows});
+  Tensor losses(dtype, {rows}), dx(dtype, {rows, k}), dw(dtype, {k, classes}), db(dtype, {classes});
+  x.fill(1);
+  w.fill(2);
+  b.fill(3);
+  for (int64_t i = 0; i < rows; i++) reinterpret_cast<int64_t*>(labels.view.data)[i] = i * 7 % classes;
+  const LinearCrossEntropy call = {x.view, w.view, &b.view, {&labels.view}, &losses.view, &dx.view, &dw.view, &db.view};
+  const CrossEntropyOptions options = {14, 0.1, 0.01, Reduction::none, 1, 0.5};
+  for (size_t limit : {0, 100000, 1000}) {  // all rows at once, some, and some classes of one
+    set_logits_limit(limit);
+    linear_cross_entropy(call, options);
+    const std::string what = limit == 1000 ? "linear_cross_entropy by parts" : "linear_cross_entropy";
+    record(what, dtype, losses);
+    record(what + " dx", dtype, dx);
+    record(what + " dw", dtype, dw);
+    record(what + " db", dtype, db);
+  }
+  set_logits_limit(0);
 }
 
 void test_softmax_and_losses(Dtype dtype) {
@@ -203,13 +294,79 @@ void test_optimizers(Dtype dtype) {
       views[2 + s] = states[s].view;
       given |= 1u << s;
     }
-    for (int step = 1; step <= 3; step++) {
-      OptimizerStep work(optimizer, numbers, step, 1);
+    StepOptions options;
+    for (int step = 1; step <= 4; step++) {
+      options.clip = step == 4;
+      options.max_norm = 0.5;
+      OptimizerStep work(optimizer, options, 1);
+      work.begin_group(numbers, false, step == 4 ? 0.01 : 0, step);
       work.add(views, given);
       work.run();
     }
     record(std::string(optimizer.name) + "_step", dtype, param);
   }
+}
+
+void test_dropout(Dtype dtype) {
+  Tensor x(dtype, {7, 9001}), y(dtype, {7, 9001});
+  x.fill(10);
+  dropout({123456789012345, 6789, 0.3}, x.view, y.view);
+  record("dropout", dtype, y);
+}
+
+void test_norms(Dtype dtype) {
+  for (int64_t length : {3, 77, 5003}) {
+    const int64_t rows = 301;
+    Tensor x(dtype, {rows, length}), y(dtype, {rows, length}), dy(dtype, {rows, length}), dx(dtype, {rows, length});
+    Tensor w(dtype, {length}), b(dtype, {length}), dw(dtype, {length}), db(dtype, {length});
+    x.fill(11);
+    dy.fill(12);
+    w.fill(13);
+    b.fill(14);
+    for (const RowNormFunction& norm : *kernels().row_norms) {
+      Tensor saved(dtype, norm.has_mean ? Shape{2, rows} : Shape{rows});
+      const std::string what = norm.name + (" " + std::to_string(length));
+      row_norm_forward(norm, x.view, &w.view, &b.view, 1e-5, y.view, &saved.view);
+      record(what, dtype, y);
+      row_norm_backward(norm, dy.view, x.view, saved.view, &w.view, dx.view, &dw.view, &db.view);
+      record(what + " dx", dtype, dx);
+      record(what + " dweight", dtype, dw);
+      record(what + " dbias", dtype, db);
+    }
+  }
+  for (const Shape& shape : {Shape{301, 77}, Shape{41, 7, 3}, Shape{41, 7, 5, 29}}) {
+    const int64_t channels = shape[1];
+    Tensor x(dtype, shape), y(dtype, shape), dy(dtype, shape), dx(dtype, shape), saved(dtype, {2, channels});
+    Tensor w(dtype, {channels}), b(dtype, {channels}), dw(dtype, {channels}), db(dtype, {channels});
+    Tensor mean(dtype, {channels}), var(dtype, {channels});
+    x.fill(15);
+    dy.fill(16);
+    w.fill(17);
+    b.fill(18);
+    mean.fill(19);
+    var.fill(20);
+    for (bool training : {true, false}) {
+      const std::string what = "batch_norm " + shape_text(shape) + (training ? " training" : "");
+      batch_norm_forward({training, 0.1, 5}, x.view, &mean.view, &var.view, &w.view, &b.view, y.view, &saved.view);
+      record(what, dtype, y);
+      record(what + " running_mean", dtype, mean);
+      record(what + " running_var", dtype, var);
+      batch_norm_backward(training, dy.view, x.view, saved.view, &w.view, dx.view, &dw.view, &db.view);
+      record(what + " dx", dtype, dx);
+      record(what + " dweight", dtype, dw);
+      record(what + " dbias", dtype, db);
+    }
+  }
+}
+
+void test_clipping(Dtype dtype) {
+  Tensor grad(dtype, {70001});
+  GradientNorm gradients(1);
+  gradients.add(grad.fill(10).view);
+  Call call;
+  const double norm = gradients.norm(call);
+  gradients.multiply(call, clip_coefficient(norm, 1.0));
+  record("clip_grad_norm", dtype, grad);
 }
 
 }  // namespace
@@ -224,12 +381,19 @@ int main() {
       for (Dtype dtype : {Dtype::f32, Dtype::f64}) {
         test_elementary(dtype);
         test_activations(dtype);
+        test_prelu(dtype);
+        test_gated(dtype);
         test_linear(dtype);
         test_softmax_and_losses(dtype);
         test_elementwise_losses(dtype);
         test_nll_loss(dtype);
+        test_linear_cross_entropy(dtype);
         test_optimizers(dtype);
+        test_dropout(dtype);
+        test_norms(dtype);
+        test_clipping(dtype);
       }
+      for (Dtype dtype : {Dtype::bf16, Dtype::f16}) test_linear_half(dtype);
     }
   }
   return failures != 0;

@@ -48,7 +48,9 @@ long double pdf_of(long double x) {
 // still normal. So gelu's units do not shrink in the last 4 binades above the subnormals (6 for double).
 #define FUNCTIONS(F)                                      \
   F(exp, 0, exp(x), ::exp(w), expl(w))                    \
+  F(expm1, 0, expm1(x), ::expm1(w), expm1l(w))            \
   F(log, 0, log(x), ::log(w), logl(w))                    \
+  F(log1p, 0, log1p(x), ::log1p(w), log1pl(w))            \
   F(tanh, 0, tanh(x), ::tanh(w), tanhl(w))                \
   F(sigmoid, 0, sigmoid(x), sigmoid_of(w), sigmoid_of(w)) \
   F(erf, 0, erf(x), ::erf(w), erfl(w))                    \
@@ -79,9 +81,10 @@ struct Bound {
   double fma_float, fma_double, plain_float, plain_double;
 };
 constexpr Bound bounds[] = {
-    {"exp", 0.9, 0.9, 0.9, 0.9}, {"log", 0.9, 0.9, 0.9, 0.9},  {"tanh", 1.5, 1.5, 1.5, 1.5},
-    {"sigmoid", 2, 2, 2, 2},     {"erf", 1.2, 1.2, 1.3, 1.3},  {"cdf", 2.2, 2.2, 3.4, 3.4},
-    {"pdf", 1.3, 1.3, 1.4, 1.4}, {"gelu", 2.7, 2.7, 3.8, 3.8},
+    {"exp", 0.9, 0.9, 0.9, 0.9},       {"expm1", 1.1, 1.2, 1.2, 1.2}, {"log", 0.9, 0.9, 0.9, 0.9},
+    {"log1p", 0.95, 0.95, 0.95, 0.95}, {"tanh", 1.5, 1.5, 1.5, 1.5},  {"sigmoid", 2, 2, 2, 2},
+    {"erf", 1.2, 1.2, 1.3, 1.3},       {"cdf", 2.2, 2.2, 3.4, 3.4},   {"pdf", 1.3, 1.3, 1.4, 1.4},
+    {"gelu", 2.7, 2.7, 3.8, 3.8},
 };
 
 template <class T>
@@ -233,6 +236,24 @@ void special_values() {
   EXPECT(exp(bad), nan);
   EXPECT(exp(most), inf);
   EXPECT(exp(-most), 0);
+  EXPECT(expm1(plus), inf);
+  EXPECT(expm1(minus), -1);
+  EXPECT(expm1(nil), 0);
+  EXPECT(expm1(minus_nil), -T(0));
+  EXPECT(expm1(least), tiny);
+  EXPECT(expm1(-least), -tiny);
+  EXPECT(expm1(most), inf);
+  EXPECT(expm1(-most), -1);
+  EXPECT(expm1(bad), nan);
+  EXPECT(log1p(plus), inf);
+  EXPECT(log1p(minus), nan);
+  EXPECT(log1p(nil), 0);
+  EXPECT(log1p(minus_nil), -T(0));
+  EXPECT(log1p(least), tiny);
+  EXPECT(log1p(-least), -tiny);
+  EXPECT(log1p(V(-1)), -inf);
+  EXPECT(log1p(V(-2)), nan);
+  EXPECT(log1p(bad), nan);
   EXPECT(log(plus), inf);
   EXPECT(log(minus), nan);
   EXPECT(log(nil), -inf);

@@ -125,6 +125,8 @@ def random(seed: int, dtype: np.dtype, *shape: int) -> NDArray:
 def cases(dtype: np.dtype, sizes: tuple[int, ...]) -> Iterator[Case]:
     """Yield every kernel's cases in one type."""
     yield from activation_cases(dtype, sizes)
+    yield from prelu_cases(dtype)
+    yield from gated_cases(dtype)
     yield from softmax_cases(dtype)
     yield from linear_cases(dtype)
     yield from cross_entropy_cases(dtype)
@@ -149,6 +151,32 @@ def activation_cases(dtype: np.dtype, sizes: tuple[int, ...]) -> Iterator[Case]:
                 partial(il.activation_backward, d, a, name),
                 partial(entry.backward, d, a),
             )
+
+
+def prelu_cases(dtype: np.dtype) -> Iterator[Case]:
+    """prelu with one slope and with one a channel, and both gradients."""
+    for shape, slopes in (((67,), 1), ((33, 19), 19), ((2, 3, 1100), 3)):
+        x, dy = random(3, dtype, *shape), random(4, dtype, *shape)
+        weight = random(5, dtype, slopes)
+        yield "prelu", partial(il.prelu, x, weight), partial(reference.prelu, x, weight)
+        yield (
+            "prelu backward",
+            partial(il.prelu_backward, dy, x, weight),
+            partial(reference.prelu_backward, dy, x, weight),
+        )
+
+
+def gated_cases(dtype: np.dtype) -> Iterator[Case]:
+    """Each gated pair over each axis."""
+    x = random(3, dtype, 4, 38, 6) * dtype.type(3)
+    for (name, entry), axis in itertools.product(reference.GATED.items(), range(3)):
+        yield name, partial(getattr(il, name), x, axis), partial(entry.forward, x, axis)
+        dy = random(4, dtype, *entry.forward(x, axis).shape)
+        yield (
+            f"{name} backward",
+            partial(getattr(il, f"{name}_backward"), dy, x, axis),
+            partial(entry.backward, dy, x, axis),
+        )
 
 
 def softmax_cases(dtype: np.dtype) -> Iterator[Case]:
@@ -260,7 +288,7 @@ def nll_loss_cases(dtype: np.dtype) -> Iterator[Case]:
 
 def optimizer_cases(dtype: np.dtype, sizes: tuple[int, ...]) -> Iterator[Case]:
     """Three steps of each optimizer, with its defaults and with each option that it has."""
-    switched: dict[str, Any] = {"momentum": 0.9, "weight_decay": 0.1}
+    switched: dict[str, Any] = {"momentum": 0.9, "weight_decay": 0.1, "l1": 0.1, "grad_scale": 8.0}
     for name, entry in reference.OPTIMIZERS.items():
         known = entry.hyperparameters
         variants: list[dict[str, Any]] = [{}]

@@ -21,8 +21,12 @@ from innerloop import _core
 
 from .console import console, show_table
 
-ELEMENTARY = ("exp", "log", "erf")  # the others are activations
-BOUNDS = {"exp": 1.0, "log": 1.0, "tanh": 1.5, "erf": 2.0, "sigmoid": 2.0, "gelu": 3.0}
+ELEMENTARY = ("exp", "expm1", "log", "log1p", "erf")  # the others are activations
+BOUNDS = {
+    **{"exp": 1.0, "expm1": 1.2, "log": 1.0, "log1p": 1.0, "tanh": 1.5, "erf": 2.0, "sigmoid": 2.0},
+    **{"gelu": 3.0, "elu": 1.1, "selu": 2.0, "mish": 3.0, "softplus": 2.0, "softsign": 1.5},
+    **{"hardsigmoid": 1.5, "hardswish": 2.0},
+}
 FUNCTIONS = tuple(BOUNDS)
 WITHOUT_FMA = 1.0  # what an instruction set that rounds products may add
 # gelu(x) = x Phi(x). Below these x, Phi(x) is subnormal with few bits left, and half a unit of it
@@ -94,6 +98,37 @@ def _sigmoid(x: NDArray) -> NDArray:
     return np.where(x >= 0, 1, e) / (1 + e)
 
 
+def _selu(x: NDArray) -> NDArray:
+    """From constants of long doubles, which float64 rounds."""
+    alpha, scale = map(
+        np.longdouble, ("1.6732632423543772848170429916717", "1.0507009873554804934193349852946")
+    )
+    wide = x.dtype.type
+    return np.where(x > 0, wide(scale) * x, wide(scale * alpha) * np.expm1(x))
+
+
+def _softplus(x: NDArray) -> NDArray:
+    return np.where(x > 20, x, np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))))
+
+
+# NumPy's own functions, and those made of them: as exact as the type of x is wide.
+SIMPLE: dict[str, Oracle] = {
+    "exp": np.exp,
+    "expm1": np.expm1,
+    "log": np.log,
+    "log1p": np.log1p,
+    "tanh": np.tanh,
+    "sigmoid": _sigmoid,
+    "elu": lambda x: np.where(x > 0, x, np.expm1(x)),
+    "selu": _selu,
+    "mish": lambda x: np.maximum(x, -1e4) * np.tanh(np.log1p(np.exp(x))),
+    "softplus": _softplus,
+    "softsign": lambda x: x / (1 + np.abs(x)),
+    "hardsigmoid": lambda x: np.clip(x + 3, 0, 6) / 6,
+    "hardswish": lambda x: x * (np.clip(x + 3, 0, 6) / 6),
+}
+
+
 def _error_functions() -> tuple[Oracle, Oracle]:
     """erf and erfc of float64: SciPy's where it is installed, else the slower ones of `math`."""
     if importlib.util.find_spec("scipy") is not None:
@@ -114,14 +149,7 @@ def float64_oracles() -> dict[str, Oracle]:
     def gelu(x: NDArray) -> NDArray:
         return x * (0.5 * erfc(x / -math.sqrt(2.0)))
 
-    return {
-        "exp": np.exp,
-        "log": np.log,
-        "tanh": np.tanh,
-        "erf": erf,
-        "sigmoid": _sigmoid,
-        "gelu": gelu,
-    }
+    return SIMPLE | {"erf": erf, "gelu": gelu}
 
 
 def float32_inputs(step: int) -> Iterator[NDArray]:
@@ -157,13 +185,18 @@ def float64_inputs(name: str, count: int) -> NDArray:
     if name == "log":
         near_one = 1.0 + np.exp(rng.uniform(-36.0, 0.0, count)) * rng.choice([-0.5, 1.0], count)
         return np.concatenate([np.exp(rng.uniform(-744.0, 709.0, count)), near_one])
+    if name == "log1p":
+        tiny = np.exp(rng.uniform(-700.0, 0.0, count)) * rng.choice([-1.0, 1.0], count)
+        return np.concatenate([np.exp(rng.uniform(-1.0, 709.0, count)) - 1.0, tiny])
     low, high = {
         "exp": (-746.0, 710.0),
+        "expm1": (-40.0, 710.0),
         "tanh": (-20.0, 20.0),
         "erf": (-6.0, 6.0),
         "sigmoid": (-746.0, 40.0),
         "gelu": (-38.5, 9.0),
-    }[name]
+        "mish": (-744.0, 40.0),
+    }.get(name, (-40.0, 40.0))
     magnitudes = np.exp(rng.uniform(-700.0, math.log(-low), count)) * rng.choice([-1.0, 1.0], count)
     near_zero = rng.uniform(-2.0, 2.0, count)
     return np.concatenate([rng.uniform(low, high, count), magnitudes, near_zero])
@@ -190,9 +223,8 @@ def float64_oracle(name: str) -> tuple[Oracle, int] | None:
     """Return an oracle wider than float64 and how many inputs it has time for; or None."""
     if np.finfo(np.longdouble).nmant <= np.finfo(np.float64).nmant:
         return None
-    simple: dict[str, Oracle] = {"exp": np.exp, "log": np.log, "tanh": np.tanh, "sigmoid": _sigmoid}
-    if name in simple:
-        return (lambda x: simple[name](x.astype(np.longdouble))), 200_000
+    if name in SIMPLE:
+        return (lambda x: SIMPLE[name](x.astype(np.longdouble))), 200_000
     if importlib.util.find_spec("mpmath") is not None:
         return _mpmath_oracle(name), 4_000
     return None

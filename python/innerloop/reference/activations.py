@@ -195,6 +195,187 @@ def silu_backward(dy: NDArray, x: NDArray) -> NDArray:
     return dy * (_sigmoid(x) * (1.0 + x * _sigmoid(-x)))
 
 
+@in_float64
+def elu(x: NDArray, alpha: float = 1.0) -> NDArray:
+    """Exponential linear unit. Any number but NaN is an alpha.
+
+    Formula: ``y = x where x > 0, else alpha * (exp(x) - 1)``.
+
+    Source: D. Clevert, T. Unterthiner and S. Hochreiter, "Fast and accurate deep network learning
+    by exponential linear units (ELUs)", arXiv:1511.07289.
+    """
+    return np.where(x > 0.0, x, alpha * np.expm1(x))
+
+
+@backward_of(elu)
+def elu_backward(dy: NDArray, x: NDArray, alpha: float = 1.0) -> NDArray:
+    """Return ``dx = dy * alpha * exp(x) where x <= 0, else dy`` (alpha at 0)."""
+    # A negative alpha would make the sign of y ambiguous, so the input is what is saved.
+    return np.where(x <= 0.0, dy * alpha * np.exp(x), dy)
+
+
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772848, 1.0507009873554804934
+
+
+@in_float64
+def selu(x: NDArray) -> NDArray:
+    """Scaled exponential linear unit, which keeps mean 0 and variance 1 from layer to layer.
+
+    Formula: ``y = scale * (x where x > 0, else alpha * (exp(x) - 1))``, with
+    ``alpha = 1.6732632423543772848`` and ``scale = 1.0507009873554804934``.
+
+    Source: G. Klambauer, T. Unterthiner, A. Mayr and S. Hochreiter, "Self-normalizing neural
+    networks", arXiv:1706.02515.
+    """
+    return _SELU_SCALE * np.where(x > 0.0, x, _SELU_ALPHA * np.expm1(x))
+
+
+@backward_of(selu)
+def selu_backward(dy: NDArray, x: NDArray, *, y: NDArray | None = None) -> NDArray:
+    """Return ``dx = dy * scale * (alpha * exp(x) where x <= 0, else 1)``."""
+    if y is None:
+        return dy * _SELU_SCALE * np.where(x <= 0.0, _SELU_ALPHA * np.exp(x), 1.0)
+    return dy * np.where(y <= 0.0, y + _SELU_SCALE * _SELU_ALPHA, _SELU_SCALE)
+
+
+@in_float64
+def celu(x: NDArray, alpha: float = 1.0) -> NDArray:
+    """Continuously differentiable exponential linear unit.
+
+    Formula: ``y = x where x > 0, else alpha * (exp(x / alpha) - 1)``, alpha from
+    1.17549435e-38, the smallest normal float32, to the largest.
+
+    Source: J. Barron, "Continuously differentiable exponential linear units", arXiv:1704.07483.
+    """
+    return np.where(x > 0.0, x, alpha * np.expm1(x / alpha))
+
+
+@backward_of(celu)
+def celu_backward(
+    dy: NDArray, x: NDArray, alpha: float = 1.0, *, y: NDArray | None = None
+) -> NDArray:
+    """Return ``dx = dy * exp(x / alpha) where x <= 0, else dy``."""
+    if y is None:
+        return np.where(x <= 0.0, dy * np.exp(x / alpha), dy)
+    return np.where(y <= 0.0, dy * (1.0 + y / alpha), dy)
+
+
+@in_float64
+def mish(x: NDArray) -> NDArray:
+    """Self-regularized smooth unit.
+
+    Formula: ``y = x * tanh(log(1 + exp(x)))``, and 0 at -inf.
+
+    Source: D. Misra, "Mish: a self regularized non-monotonic activation function",
+    arXiv:1908.08681.
+    """
+    x = np.maximum(x, -1e3)  # where y is 0; infinity times 0 is no number
+    return x * np.tanh(np.log1p(np.exp(x)))
+
+
+@backward_of(mish)
+def mish_backward(dy: NDArray, x: NDArray) -> NDArray:
+    """Return ``dx = dy * (t + x * sigmoid(x) * (1 - t**2))``, where ``t = tanh(softplus(x))``."""
+    x = np.clip(x, -1e3, 1e3)  # where dx has its limits
+    t = np.tanh(np.log1p(np.exp(x)))
+    return dy * (t + x * _sigmoid(x) * (1.0 - t * t))
+
+
+@in_float64
+def softplus(x: NDArray, beta: float = 1.0, threshold: float = 20.0) -> NDArray:
+    """Smooth form of relu.
+
+    Formula: ``y = x where beta * x > threshold, else log(1 + exp(beta * x)) / beta``, beta from
+    1.17549435e-38, the smallest normal float32, to the largest.
+
+    Source: C. Dugas, Y. Bengio, F. Belisle, C. Nadeau and R. Garcia, "Incorporating second-order
+    functional knowledge for better option pricing", NIPS 2000.
+    """
+    u = beta * x
+    # log(1 + exp(u)) without overflow, whatever the threshold
+    return np.where(u > threshold, x, (np.maximum(u, 0.0) + np.log1p(np.exp(-np.abs(u)))) / beta)
+
+
+@backward_of(softplus)
+def softplus_backward(
+    dy: NDArray, x: NDArray, beta: float = 1.0, threshold: float = 20.0
+) -> NDArray:
+    """Return ``dx = dy where beta * x > threshold, else dy * sigmoid(beta * x)``."""
+    return np.where(beta * x > threshold, dy, dy * _sigmoid(beta * x))
+
+
+@in_float64
+def softsign(x: NDArray) -> NDArray:
+    """Sigmoid with polynomial tails.
+
+    Formula: ``y = x / (1 + |x|)``.
+
+    Source: J. Bergstra, G. Desjardins, P. Lamblin and Y. Bengio, "Quadratic polynomials learn
+    better image features", technical report 1337, Universite de Montreal, 2009.
+    """
+    return x / (1.0 + np.abs(x))
+
+
+@backward_of(softsign)
+def softsign_backward(dy: NDArray, x: NDArray) -> NDArray:
+    """Return ``dx = dy / (1 + |x|)**2`` (0 at infinity, where y is NaN)."""
+    # From y it would be dy * (1 - |y|)**2, with no digits left for a large x.
+    return dy / (1.0 + np.abs(x)) ** 2
+
+
+@in_float64
+def hardsigmoid(x: NDArray) -> NDArray:
+    """Piecewise linear form of sigmoid.
+
+    Formula: ``y = min(max(x + 3, 0), 6) / 6``.
+
+    Source: A. Howard et al., "Searching for MobileNetV3", arXiv:1905.02244, section 5.2.
+    """
+    return np.minimum(np.maximum(x + 3.0, 0.0), 6.0) / 6.0
+
+
+@backward_of(hardsigmoid)
+def hardsigmoid_backward(dy: NDArray, x: NDArray) -> NDArray:
+    """Return ``dx = dy / 6 where -3 < x < 3, else 0`` (0 also for NaN)."""
+    return np.where((x > -3.0) & (x < 3.0), dy / 6.0, 0.0)
+
+
+@in_float64
+def hardswish(x: NDArray) -> NDArray:
+    """Piecewise polynomial form of silu.
+
+    Formula: ``y = x * min(max(x + 3, 0), 6) / 6``.
+
+    Source: A. Howard et al., "Searching for MobileNetV3", arXiv:1905.02244, section 5.2.
+    """
+    return x * (np.minimum(np.maximum(x + 3.0, 0.0), 6.0) / 6.0)
+
+
+@backward_of(hardswish)
+def hardswish_backward(dy: NDArray, x: NDArray) -> NDArray:
+    """Return ``dx = dy * (x / 3 + 1 / 2)`` within (-3, 3), 0 from -3 down and dy from 3 up."""
+    slope = np.where(x < 3.0, x / 3.0 + 0.5, 1.0)
+    return np.where(x <= -3.0, 0.0, dy * slope)
+
+
+@in_float64
+def relu6(x: NDArray) -> NDArray:
+    """Rectified linear unit that ends at 6.
+
+    Formula: ``y = min(max(x, 0), 6)``. NaN stays NaN.
+
+    Source: A. Krizhevsky, "Convolutional deep belief networks on CIFAR-10", 2010.
+    """
+    return np.minimum(np.maximum(x, 0.0), 6.0)
+
+
+@backward_of(relu6)
+def relu6_backward(dy: NDArray, x: NDArray, *, y: NDArray | None = None) -> NDArray:
+    """Return ``dx = dy where 0 < x < 6, else 0`` (0 at both; dy where x is NaN)."""
+    s = x if y is None else y
+    return np.where((s <= 0.0) | (s >= 6.0), 0.0, dy)
+
+
 # Softmax works along an axis, not element by element, so it is not in the registry. The largest
 # element is subtracted first, so that exp cannot overflow. As in PyTorch, a row that holds NaN or
 # +inf, or nothing but -inf, gives NaN; a -inf beside finite elements has probability 0.

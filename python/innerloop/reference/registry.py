@@ -175,8 +175,12 @@ class Optimizer:
         The state arrays' names, in order.
     needs : dict of str to str
         For each optional state, the hyperparameter that must be truthy for it to be needed.
+    starts : dict of str to str
+        For each state that does not start as zeros, the hyperparameter that it starts as.
+    torch_names : dict of str to str
+        For each state that `torch.optim` keeps under another name, that name.
     hyperparameters : dict of str to object
-        The hyperparameters' names and defaults (without `step`).
+        The hyperparameters' names and defaults (without `step`), those of `common` last.
     """
 
     name: str
@@ -184,6 +188,8 @@ class Optimizer:
     function: Callable[..., None]
     states: tuple[str, ...]
     needs: dict[str, str]
+    starts: dict[str, str]
+    torch_names: dict[str, str]
     hyperparameters: dict[str, Any]
 
     def needed_states(self, **hyperparameters: Any) -> tuple[str, ...]:
@@ -196,13 +202,25 @@ OPTIMIZERS: dict[str, Optimizer] = {}
 """Every optimizer by name, in the order of `optimizers.py`."""
 
 
+def _keywords(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    parameters = inspect.signature(function).parameters.values()
+    return [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+
+
 def optimizer(
-    class_name: str, needs: Mapping[str, str] | None = None
+    class_name: str,
+    common: Callable[..., NDArray],
+    needs: Mapping[str, str] | None = None,
+    starts: Mapping[str, str] | None = None,
+    torch_names: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., tuple]], Callable[..., None]]:
     """Register the decorated function, and let it be written without thought of memory.
 
     It gets its arrays as float64 (a state that is not given, as None) and returns their new values
-    in the same order, without the gradient; these are rounded and written back in place.
+    in the same order, without the gradient; these are rounded and written back in place. The
+    gradient has been through ``common(param, grad, *, ...)``, whose keywords every optimizer takes
+    after its own; its docstring goes on with theirs. A keyword `norm`, of neither, is the norm of
+    all gradients where this one is not the only one.
     """
 
     def register(function: Callable[..., tuple]) -> Callable[..., None]:
@@ -210,23 +228,40 @@ def optimizer(
         parameters = signature.parameters.values()
         arrays = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
         states = tuple(arrays[2:])  # after param and grad
-        hyperparameters = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        shared = _keywords(common)
+        hyperparameters = {p.name: p.default for p in _keywords(function) + shared}
         del hyperparameters["step"]
+        names = {p.name for p in shared}
 
         @functools.wraps(function)
-        def in_place(*args: Any, **kwargs: Any) -> None:
+        def in_place(*args: Any, norm: float | None = None, **kwargs: Any) -> None:
+            options = {name: kwargs.pop(name) for name in names & kwargs.keys()}
             given = signature.bind(*args, **kwargs).arguments
             wide = {
                 name: value.astype(np.float64) if isinstance(value, np.ndarray) else value
                 for name, value in given.items()
             }
             with np.errstate(all="ignore"):
+                wide["grad"] = common(wide["param"], wide["grad"], norm, **options)
                 for name, new in zip(("param", *states), function(**wide), strict=True):
                     if given.get(name) is not None:
                         given[name][...] = new
 
+        in_place.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[*parameters, *shared]
+        )
+        described = inspect.cleandoc(common.__doc__ or "").partition("Parameters\n----------\n")[2]
+        own = inspect.cleandoc(function.__doc__ or "")
+        in_place.__doc__ = f"{own}\n{described}"
         OPTIMIZERS[function.__name__] = Optimizer(
-            function.__name__, class_name, in_place, states, dict(needs or {}), hyperparameters
+            function.__name__,
+            class_name,
+            in_place,
+            states,
+            dict(needs or {}),
+            dict(starts or {}),
+            dict(torch_names or {}),
+            hyperparameters,
         )
         return in_place
 

@@ -24,7 +24,10 @@ from .harness import Case, Result, Settings, measure
 from .limits import Limits
 from .report import as_record, means, report
 
-NOUNS = ("linear", "softmax_cross_entropy", "elementwise_losses", "optimizers", "activations")
+NOUNS = (
+    *("linear", "softmax_cross_entropy", "linear_cross_entropy", "optimizers", "activations"),
+    *("elementwise_losses", "prelu", "gated", "norms"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

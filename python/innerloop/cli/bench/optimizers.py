@@ -1,4 +1,4 @@
-"""Optimizers: one step over 32 million parameters, and over 1000 arrays of 10,000.
+"""Optimizers: one step over 32 million parameters, over 1000 arrays of 10,000, and with clipping.
 
 All contenders work on the same parameters, gradients and states: where arrays lie in memory can
 change a step's time by half. 32,000,000 and not 2**25, whose arrays would lie in each other's way.
@@ -19,7 +19,9 @@ from .harness import Case, close
 
 LARGE, MANY, EACH = 32_000_000, 1_000, 10_000
 LR = 1e-4
-OPTIONS: dict[str, dict[str, float]] = {"sgd": {"momentum": 0.9}}
+Options = dict[str, float]
+OPTIONS: dict[str, Options] = {"sgd": {"momentum": 0.9}}
+CLIP: Options = {"max_norm": 1.0}
 
 Arrays = list[NDArray]
 
@@ -30,14 +32,19 @@ def cases(torch: Any, quick: bool) -> Iterator[Case]:
     rng = np.random.default_rng(0)
     params, grads = ([rng.standard_normal(large, dtype=np.float32)] for _ in range(2))
     for name in reference.OPTIMIZERS:
-        yield _case(torch, name, params, grads, f"{large:,}")
+        yield _case(torch, name, params, grads, f"{large:,}", OPTIONS.get(name, {}))
+    yield _case(torch, "adam", params, grads, f"{large:,}", {"amsgrad": True})
+    yield _case(torch, "adam", params, grads, f"{large:,}", CLIP)
     params = [rng.standard_normal(each, dtype=np.float32) for _ in range(many)]
     grads = [rng.standard_normal(each, dtype=np.float32) for _ in range(many)]
-    yield _case(torch, "adam", params, grads, f"{many:,} x {each:,}")
+    for options in ({}, CLIP):
+        yield _case(torch, "adam", params, grads, f"{many:,} x {each:,}", options)
 
 
-def _case(torch: Any, name: str, params: Arrays, grads: Arrays, size: str) -> Case:
-    entry, options = reference.OPTIMIZERS[name], OPTIONS.get(name, {})
+def _case(
+    torch: Any, name: str, params: Arrays, grads: Arrays, size: str, options: Options
+) -> Case:
+    entry = reference.OPTIMIZERS[name]
     needed = entry.needed_states(**options)
     states = [[np.zeros_like(p) for p in params] if s in needed else None for s in entry.states]
     used = [s for s in states if s is not None]
@@ -49,10 +56,10 @@ def _case(torch: Any, name: str, params: Arrays, grads: Arrays, size: str) -> Ca
     peers: dict[str, Any] = {}
     if torch is not None:
         for fused in (True, False):
-            call = _torch(torch, name, params, grads, used, fused)
+            call = _torch(torch, name, params, grads, used, fused, options)
             if call is not None:
                 peers["torch fused" if fused else "torch default"] = call
-    if name in NUMPY:
+    if name in NUMPY and options == OPTIONS.get(name, {}):
 
         def by_numpy() -> None:
             for i, (p, g) in enumerate(zip(params, grads, strict=True)):
@@ -62,21 +69,31 @@ def _case(torch: Any, name: str, params: Arrays, grads: Arrays, size: str) -> Ca
 
     count = float(sum(p.size for p in params))
     described = ", ".join(f"{option} {value:g}" for option, value in options.items())
+    clips = "max_norm" in options  # which reads the gradients once more
     return Case(
         name=f"{entry.class_name}{f' ({described})' if described else ''}, {size}",
         group="one step",
         run=run,
         peers=peers,
-        moved=4.0 * count * (3 + 2 * len(used)),
+        moved=4.0 * count * (3 + 2 * len(used) + clips),
         footprint=4.0 * count * (2 + len(used)),
-        check=lambda: _check(torch, name),
+        check=lambda: _check(torch, name, options),
     )
 
 
 def _torch(
-    torch: Any, name: str, params: Arrays, grads: Arrays, states: list[Arrays], fused: bool
+    torch: Any,
+    name: str,
+    params: Arrays,
+    grads: Arrays,
+    states: list[Arrays],
+    fused: bool,
+    options: Options,
 ) -> Callable[[], object] | None:
-    """Return a step of PyTorch's optimizer over these very arrays; None where it has no such."""
+    """Return a step of PyTorch's optimizer over these very arrays; None where it has no such.
+
+    With ``max_norm`` among the options, `clip_grad_norm_` comes first.
+    """
     tensors = [torch.from_numpy(p).requires_grad_() for p in params]
     for tensor, grad in zip(tensors, grads, strict=True):
         tensor.grad = torch.from_numpy(grad)
@@ -84,25 +101,31 @@ def _torch(
     if cls is None:
         return None
     try:
-        optimizer = cls(
-            tensors, lr=LR, **({"fused": True} if fused else {}), **OPTIONS.get(name, {})
-        )
+        own = {k: v for k, v in options.items() if k != "max_norm"}
+        optimizer = cls(tensors, lr=LR, **({"fused": True} if fused else {}), **own)
     except (TypeError, RuntimeError):  # not every optimizer has a fused form
         return None
     optimizer.step()  # makes its states, which then give way to the shared ones
     for i, tensor in enumerate(tensors):
-        own = optimizer.state[tensor]
-        names = [k for k, v in own.items() if torch.is_tensor(v) and v.shape == tensor.shape]
-        order = [s for s in reference.OPTIMIZERS[name].states if s in names]
+        held = optimizer.state[tensor]
+        entry = reference.OPTIMIZERS[name]
+        order = [entry.torch_names.get(s, s) for s in entry.needed_states(**options)]
         for key, arrays in zip(order, states, strict=True):
-            arrays[i][...] = own[key].numpy()
-            own[key] = torch.from_numpy(arrays[i])
-    return optimizer.step
+            arrays[i][...] = held[key].numpy()
+            held[key] = torch.from_numpy(arrays[i])
+    if "max_norm" not in options:
+        return optimizer.step
+
+    def clip_and_step() -> None:
+        torch.nn.utils.clip_grad_norm_(tensors, options["max_norm"])
+        optimizer.step()
+
+    return clip_and_step
 
 
-def _check(torch: Any, name: str) -> None:
+def _check(torch: Any, name: str, options: Options) -> None:
     """Raise AssertionError unless three small steps agree with the reference and PyTorch's."""
-    entry, options = reference.OPTIMIZERS[name], OPTIONS.get(name, {})
+    entry = reference.OPTIMIZERS[name]
     rng = np.random.default_rng(1)
     start, grad = (rng.standard_normal(1000, dtype=np.float32) for _ in range(2))
     ours, theirs = start.copy(), start.copy()
@@ -116,8 +139,10 @@ def _check(torch: Any, name: str) -> None:
     close(ours, theirs, 1e-6)
     if torch is not None:
         p = start.copy()
-        call = _torch(torch, name, [p], [grad], [[np.zeros_like(p)] for _ in needed], False)
-        if call is not None:  # which has taken the first step
+        states = [[np.zeros_like(p)] for _ in needed]
+        clipped = grad * min(1.0, options.get("max_norm", np.inf) / float(np.linalg.norm(grad)))
+        call = _torch(torch, name, [p], [clipped], states, False, options)
+        if call is not None:  # which has taken the first step, without clipping
             call()
             call()
             close(ours, p, 1e-6)

@@ -1,0 +1,26 @@
+// What the bindings of the dense layer and of its loss share.
+#pragma once
+
+#include <initializer_list>
+#include <optional>
+
+#include "bindings/arrays.h"
+
+namespace innerloop {
+
+// The gradients of a dense layer: fresh, or those of the caller's tuple `out`.
+struct LinearGradients {
+  Array dx, dw;
+  std::optional<Array> db;
+
+  // `without_db` says why there is no db; null where there is. No output may share a byte with another or with an
+  // input, of which some may be null.
+  LinearGradients(Arguments& arguments, py::handle out, const TensorView& x, int64_t n, const char* without_db,
+                  std::initializer_list<const Array*> inputs);
+
+  const TensorView* db_view() const { return db ? &db->view : nullptr; }
+  void copy_reference(const py::tuple& gradients) const;
+  py::tuple result(const Arguments& arguments) const;
+};
+
+}  // namespace innerloop

@@ -1,0 +1,98 @@
+// Python's linear_cross_entropy: converts, checks, releases the GIL, calls the core.
+#include "core/linear_cross_entropy.h"
+
+#include "bindings/linear.h"
+#include "bindings/losses.h"
+#include "bindings/nouns.h"
+#include "bindings/numbers.h"
+#include "core/checks.h"
+
+namespace innerloop {
+namespace {
+
+const TensorView* view_or_null(const std::optional<Array>& a) { return a ? &a->view : nullptr; }
+
+py::object layer_loss(py::handle x, py::handle w, py::handle target, py::handle b, py::handle weight,
+                      py::handle sample_weight, py::handle ignore_index, py::handle label_smoothing, py::handle z_loss,
+                      py::handle reduction, py::handle return_grad, py::handle grad_scale, py::handle out) {
+  const LossOptions given = loss_options(reduction, return_grad, grad_scale, out);
+  const CrossEntropyOptions options = cross_entropy_options(given, ignore_index, label_smoothing, z_loss);
+
+  Arguments arguments;
+  const Array ax = arguments.in(x, "x");
+  const Array aw = arguments.in(w, "w");
+  Weight layer;
+  layer.view = aw.view;
+  const Shape logits = check_linear(ax.view, layer), rows(logits.begin(), logits.end() - 1);
+  const int64_t classes = logits.back();
+  const Array atarget = arguments.in(target, "target");
+  if (is_floating(atarget.view.dtype)) {
+    check_dtype(atarget.view, ax.view);
+    check_shape(atarget.view, logits, "that of x @ w, for class probabilities");
+  } else if (is_integer(atarget.view.dtype)) {
+    check_shape(atarget.view, rows, "that of x without its last axis, for class labels");
+  } else {
+    throw TypeError("target must hold class labels of an integer dtype, or probabilities of the dtype of x; got " +
+                    describe(atarget.view));
+  }
+  const auto ab = optional_array(arguments, b, "b", ax.view);
+  if (ab) check_shape(ab->view, {classes}, "one for each column of w");
+  const auto aweight = optional_array(arguments, weight, "weight", ax.view);
+  if (aweight) check_shape(aweight->view, {classes}, "a weight for each class");
+  const auto asample = optional_array(arguments, sample_weight, "sample_weight", ax.view);
+  if (asample) check_shape(asample->view, rows, "that of x without its last axis, a weight for each row");
+  std::optional<LinearGradients> gradients;
+  if (given.return_grad) {
+    gradients.emplace(
+        arguments, out, ax.view, classes, ab ? nullptr : "b=None does without",
+        std::initializer_list<const Array*>{&ax, &aw, &atarget, ab ? &*ab : nullptr, aweight ? &*aweight : nullptr,
+                                            asample ? &*asample : nullptr});
+  }
+  std::optional<Array> losses;
+  if (given.reduction == Reduction::none) losses = arguments.fresh(compute_dtype(ax.view.dtype), rows);
+
+  double value = 0;
+  if (reference_in_use()) {
+    check_labels(atarget.view, classes, options);
+    const py::tuple both =
+        reference("linear_cross_entropy")
+            .attr("linear_cross_entropy")(
+                ax.owner, aw.owner, atarget.owner, owner_or_none(ab), py::arg("weight") = owner_or_none(aweight),
+                py::arg("sample_weight") = owner_or_none(asample), py::arg("ignore_index") = options.ignore_index,
+                py::arg("label_smoothing") = options.label_smoothing, py::arg("z_loss") = options.z_loss,
+                py::arg("reduction") = reduction, py::arg("return_grad") = true,
+                py::arg("grad_scale") = options.grad_scale);
+    if (gradients) gradients->copy_reference(both[1]);
+    if (losses) {
+      copy_into(*losses, both[0]);
+    } else {
+      value = both[0].cast<double>();
+    }
+  } else {
+    const LinearCrossEntropy call = {ax.view,
+                                     aw.view,
+                                     view_or_null(ab),
+                                     {&atarget.view, view_or_null(aweight), view_or_null(asample)},
+                                     view_or_null(losses),
+                                     gradients ? &gradients->dx.view : nullptr,
+                                     gradients ? &gradients->dw.view : nullptr,
+                                     gradients ? gradients->db_view() : nullptr};
+    py::gil_scoped_release release;
+    value = linear_cross_entropy(call, options);
+  }
+  const py::object loss = losses ? arguments.result(*losses) : arguments.scalar(ax.view.dtype, value);
+  if (!gradients) return loss;
+  return py::make_tuple(loss, gradients->result(arguments));
+}
+
+}  // namespace
+
+void bind_linear_cross_entropy(py::module_& m) {
+  m.def("linear_cross_entropy", &layer_loss);
+  m.def("logits_limit", [](py::object bytes) {
+    if (!bytes.is_none()) set_logits_limit(bytes.cast<size_t>());
+    return logits_limit();
+  });
+}
+
+}  // namespace innerloop

@@ -1,0 +1,78 @@
+// Python's prelu: converts, checks, releases the GIL, calls the list.
+#include "core/prelu.h"
+
+#include "bindings/arrays.h"
+#include "bindings/nouns.h"
+#include "bindings/numbers.h"
+#include "core/checks.h"
+
+namespace innerloop {
+namespace {
+
+Array slopes(Arguments& arguments, py::handle weight, const TensorView& x) {
+  const Array array = arguments.in(weight, "weight");
+  check_slopes(array.view, x);
+  return array;
+}
+
+py::object forward(py::handle x, py::handle weight, py::handle out) {
+  Arguments arguments;
+  const Array ax = arguments.in(x, "x");
+  check_floating(ax.view);
+  const Array aw = slopes(arguments, weight, ax.view);
+  const Array ay = arguments.out(out, "out", ax.view.dtype, ax.view.dims());
+  Arguments::check_overlap(ay, ax, true);
+  Arguments::check_overlap(ay, aw, false);
+  if (reference_in_use()) {
+    copy_into(ay, reference("prelu").attr("prelu")(ax.owner, aw.owner));
+  } else {
+    py::gil_scoped_release release;
+    prelu_forward(ax.view, aw.view, ay.view);
+  }
+  return arguments.result(ay);
+}
+
+py::tuple two_outputs(py::handle out) {
+  if (out.is_none()) return py::make_tuple(py::none(), py::none());
+  if (!py::isinstance<py::tuple>(out) || py::len(out) != 2) {
+    throw TypeError("out must be a tuple (dx, dweight) of arrays or None, got " + std::string(py::repr(out)));
+  }
+  return py::reinterpret_borrow<py::tuple>(out);
+}
+
+py::tuple backward(py::handle dy, py::handle x, py::handle weight, py::handle out) {
+  const py::tuple outputs = two_outputs(out);
+  Arguments arguments;
+  const Array ady = arguments.in(dy, "dy");
+  check_floating(ady.view);
+  const Array ax = arguments.in(x, "x");
+  check_dtype(ax.view, ady.view);
+  check_shape(ax.view, ady.view);
+  const Array aw = slopes(arguments, weight, ax.view);
+  const Array adx = arguments.out(outputs[0], "dx", ax.view.dtype, ax.view.dims());
+  const Array adw = arguments.out(outputs[1], "dweight", aw.view.dtype, aw.view.dims());
+  for (const Array* input : {&ady, &ax, &aw}) {
+    Arguments::check_overlap(adx, *input, input != &aw);
+    Arguments::check_overlap(adw, *input, false);
+  }
+  Arguments::check_overlap(adx, adw, false);
+  Arguments::check_overlap(adw, adx, false);
+  if (reference_in_use()) {
+    const py::tuple gradients = reference("prelu").attr("prelu_backward")(ady.owner, ax.owner, aw.owner);
+    copy_into(adx, gradients[0]);
+    copy_into(adw, gradients[1]);
+  } else {
+    py::gil_scoped_release release;
+    prelu_backward(ady.view, ax.view, aw.view, adx.view, adw.view);
+  }
+  return py::make_tuple(arguments.result(adx), arguments.result(adw));
+}
+
+}  // namespace
+
+void bind_prelu(py::module_& m) {
+  m.def("prelu_forward", &forward);
+  m.def("prelu_backward", &backward);
+}
+
+}  // namespace innerloop

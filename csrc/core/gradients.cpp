@@ -1,0 +1,137 @@
+#include "core/gradients.h"
+
+#include <math.h>
+
+#include <algorithm>
+
+#include "core/dispatch.h"
+#include "core/half.h"
+
+namespace innerloop {
+namespace {
+
+constexpr int64_t kGrain = 65536;  // elements that one thread reads in about 10 us
+
+struct Block {
+  uint32_t gradient;
+  int64_t begin, end;
+};
+
+template <class Gradients>
+std::vector<Block> blocks_of(const Gradients& gradients) {
+  size_t count = 0;
+  for (const auto& g : gradients) count += (size_t)((g.size + kNormBlock - 1) / kNormBlock);
+  std::vector<Block> blocks;
+  blocks.reserve(count);
+  for (size_t i = 0; i < gradients.size(); i++) {
+    for (int64_t begin = 0; begin < gradients[i].size; begin += kNormBlock) {
+      blocks.push_back({(uint32_t)i, begin, std::min(gradients[i].size, begin + kNormBlock)});
+    }
+  }
+  return blocks;
+}
+
+// A block that has been widened.
+Walk<1> flat_walk(float* wide) {
+  Walk<1> walk = innerloop::flat_walk<1>();
+  walk.data[0] = reinterpret_cast<char*>(wide);
+  walk.shape[0] = kNormBlock;
+  return walk;
+}
+
+// work(block's number, block) for all, on as many threads as they are worth.
+template <class Work>
+void run_blocks(Call& call, const std::vector<Block>& blocks, const Work& work) {
+  int64_t total = 0;
+  for (const Block& b : blocks) total += b.end - b.begin;
+  int64_t tasks = std::min<int64_t>({total / kGrain, 4 * (int64_t)call.threads, (int64_t)blocks.size()});
+  tasks = std::max<int64_t>(tasks, 1);
+  const size_t step = (blocks.size() + (size_t)tasks - 1) / (size_t)tasks;
+  call.run((int)tasks, [&](int task) {
+    const size_t end = std::min(blocks.size(), ((size_t)task + 1) * step);
+    for (size_t i = (size_t)task * step; i < end; i++) work(i, blocks[i]);
+  });
+}
+
+}  // namespace
+
+const Parameter kMaxNorm = {"max_norm", HUGE_VAL, 0};
+
+void GradientNorm::add(const TensorView& t) {
+  if (t.size() == 0) return;
+  const ByDtype<GradientKernels>& all = *kernels().gradients;
+  Gradient g = {t.data,
+                t.size(),
+                (int64_t)dtype_size(t.dtype),
+                t.dtype == Dtype::f64 ? &all.f64 : &all.f32,
+                nullptr,
+                is_half(t.dtype) ? &storage_of(t.dtype) : nullptr};
+  if (!is_contiguous(t)) {
+    const TensorView* const views[1] = {&t};
+    g.walks = std::make_unique<Walks>(Walks{plan_walk<1>(views, 0, Order::c), plan_walk<1>(views, 0)});
+  }
+  wide |= t.dtype == Dtype::f64;
+  gradients.push_back(std::move(g));
+}
+
+template <class F>
+void GradientNorm::Gradient::with_walk(bool in_order, const F& f) const {
+  if (walks) return f(in_order ? walks->in_order : walks->in_memory);
+  Walk<1> flat;
+  flat.ndim = 1;
+  flat.stream = false;
+  flat.data[0] = data;
+  flat.shape[0] = size;
+  flat.stride[0][0] = (ptrdiff_t)item;
+  f(flat);
+}
+
+double GradientNorm::sum_squares(Call& call, double scale) const {
+  const std::vector<Block> blocks = blocks_of(gradients);
+  double* sums = call.array<double>((int64_t)blocks.size());
+  run_blocks(call, blocks, [&](size_t i, const Block& b) {
+    const Gradient& g = gradients[b.gradient];
+    g.with_walk(true, [&](const Walk<1>& x) {
+      if (g.half == nullptr) {
+        sums[i] = g.kernels->sum_squares(x, scale, b.begin, b.end);
+        return;
+      }
+      alignas(64) float wide[kNormBlock];
+      g.half->widen(x, b.begin, b.end, wide);
+      sums[i] = g.kernels->sum_squares(flat_walk(wide), scale, 0, b.end - b.begin);
+    });
+  });
+  double total = 0;
+  for (size_t i = 0; i < blocks.size(); i++) total += sums[i];
+  return total;
+}
+
+double GradientNorm::norm(Call& call) const {
+  double scale = 1, sum = sum_squares(call, scale);
+  // 2^-540 times the largest double, squared, is 2^968, and 2^55 of those have a sum; and the other way round.
+  if (wide && (sum > 0x1p1000 || sum < 0x1p-900)) {
+    scale = sum > 1 ? 0x1p-540 : 0x1p540;
+    sum = sum_squares(call, scale);
+  }
+  return ::sqrt(sum) / scale;
+}
+
+void GradientNorm::multiply(Call& call, double factor) const {
+  run_blocks(call, blocks_of(gradients), [&](size_t, const Block& b) {
+    const Gradient& g = gradients[b.gradient];
+    g.with_walk(false, [&](const Walk<1>& x) {
+      if (g.half == nullptr) return g.kernels->multiply(x, factor, b.begin, b.end);
+      alignas(64) float wide[kNormBlock];
+      g.half->widen(x, b.begin, b.end, wide);
+      g.kernels->multiply(flat_walk(wide), factor, 0, b.end - b.begin);
+      g.half->narrow(wide, x, b.begin, b.end);
+    });
+  });
+}
+
+double clip_coefficient(double norm, double max_norm) {
+  const double coefficient = max_norm / (norm + 1e-6);
+  return coefficient > 1 ? 1 : coefficient;  // NaN stays
+}
+
+}  // namespace innerloop

@@ -1,0 +1,97 @@
+#include "core/stored_step.h"
+
+#include "core/half.h"
+
+namespace innerloop {
+
+// splitmix64 (G. Steele, D. Lea and C. Flood, OOPSLA 2014).
+static uint64_t next_key(uint64_t key, uint64_t value) {
+  uint64_t z = (key ^ value) + 0x9e3779b97f4a7c15u;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return z ^ (z >> 31);
+}
+
+uint64_t rounding_key(uint64_t seed, uint64_t step, uint64_t array) {
+  return next_key(next_key(next_key(0, seed), step), array);
+}
+
+uint64_t state_key(uint64_t key, int state) { return next_key(key, (uint64_t)state); }
+
+StoredStep::StoredStep(const TensorView* views, unsigned used, const TensorView* scales, const TensorView* master,
+                       unsigned negatives, uint64_t key) {
+  auto stored = [](const TensorView& t) {
+    Operand o;
+    o.dtype = t.dtype;
+    o.data = t.data;
+    o.kind = t.dtype == Dtype::f32 && is_contiguous(t) ? Kind::in_place : Kind::converted;
+    o.walk = walk_rows(t, t.ndim - 1);
+    return o;
+  };
+  for (int op = 0; op < kMaxOperands; op++) {
+    if ((used >> op & 1) == 0) continue;
+    operands[op] = stored(views[op]);
+    if (op < 2) continue;
+    operands[op].key = state_key(key, op - 2);
+    operands[op].negatives = negatives >> (op - 2) & 1;
+    operands[op].scales = scales[op - 2].data;
+    if (views[op].dtype == Dtype::u8) operands[op].kind = Kind::in_8_bits;
+    if (views[op].dtype == Dtype::bf16) operands[op].kind = Kind::stochastic;
+  }
+  if (master == nullptr) return;
+  if (master->dtype == Dtype::f32) {
+    has_copy = true;
+    copy = operands[0];
+    operands[0] = stored(*master);
+  } else {
+    operands[0].kind = Kind::split;
+    operands[0].lower = walk_rows(*master, master->ndim - 1);
+  }
+}
+
+void StoredStep::widen(const Operand& o, int64_t begin, int64_t end, float* to) const {
+  const Storages& storages = *kernels().storages;
+  if (o.kind == Kind::split) {
+    storages.split.join(o.walk, o.lower, begin, end, to);
+  } else if (o.kind == Kind::in_8_bits) {
+    storages.states.widen_8bit(o.data, o.scales, o.negatives, begin, end, to);
+  } else {
+    storage_of(o.dtype).widen(o.walk, begin, end, to);
+  }
+}
+
+void StoredStep::narrow(const Operand& o, const float* from, int64_t begin, int64_t end) const {
+  const Storages& storages = *kernels().storages;
+  if (o.kind == Kind::split) {
+    storages.split.split(from, o.walk, o.lower, begin, end);
+  } else if (o.kind == Kind::in_8_bits) {
+    storages.states.round_8bit(from, o.negatives, begin, end, o.key, o.data, o.scales);
+  } else if (o.kind == Kind::stochastic) {
+    storages.states.round_bf16(from, begin, end, o.key, o.data);
+  } else {
+    storage_of(o.dtype).narrow(from, o.walk, begin, end);
+  }
+}
+
+void StoredStep::run(const OptimizerKernels& kernel, const StepScalars& scalars, unsigned used, int64_t begin,
+                     int64_t end) const {
+  constexpr int64_t chunk = 1024;  // a multiple of the rounding block
+  alignas(64) float scratch[kMaxOperands][chunk + 16];
+  char* at[kMaxOperands];
+  for (; begin < end; begin += chunk) {
+    const int64_t stop = end - begin < chunk ? end : begin + chunk;
+    for (int op = 0; op < kMaxOperands; op++) {
+      const Operand& o = operands[op];
+      at[op] =
+          o.kind == Kind::in_place ? o.data + begin * (int64_t)sizeof(float) : reinterpret_cast<char*>(scratch[op]);
+      if (o.kind > Kind::in_place) widen(o, begin, stop, scratch[op]);
+    }
+    kernel.flat(scalars, used, at, 0, stop - begin);
+    for (int op = 0; op < kMaxOperands; op++) {
+      if (op != 1 && operands[op].kind > Kind::in_place) narrow(operands[op], scratch[op], begin, stop);
+    }
+    if (has_copy) narrow(copy, reinterpret_cast<const float*>(at[0]), begin, stop);
+  }
+}
+
+}  // namespace innerloop

@@ -1,0 +1,220 @@
+// Arrays of fewer bits to and from contiguous float32: how core/half.h lets float32 kernels serve half precision, and
+// core/optimizers.cpp smaller states and split parameters.
+#include "simd/storage.h"
+
+#include "cpu/elementwise.h"
+#include "cpu/rows.h"
+#include "cpu/tables.h"
+#include "rules/rounding.h"
+
+namespace innerloop::INNERLOOP_ISA {
+namespace {
+
+template <class S>
+struct Loops {
+  using V = Native<float>;
+
+  static void widen(const Walk<1>& from, int64_t begin, int64_t end, float* to) {
+    const ptrdiff_t stride = from.stride[0][from.ndim - 1];
+    for_rows(from, begin, end, [&](char* const* p, int64_t n) {
+      int64_t i = 0;
+      if (stride == 2) {
+        for (; i + V::lanes <= n; i += V::lanes) load_as<S>(p[0] + i * 2).store(to + i);
+      }
+      for (; i < n; i += V::lanes) {
+        const int count = n - i < V::lanes ? (int)(n - i) : V::lanes;
+        store_partial(load_as<S>(p[0] + i * stride, count, stride), to + i, count);
+      }
+      to += n;
+    });
+  }
+
+  static void narrow(const float* from, const Walk<1>& to, int64_t begin, int64_t end) {
+    const ptrdiff_t stride = to.stride[0][to.ndim - 1];
+    for_rows(to, begin, end, [&](char* const* p, int64_t n) {
+      int64_t i = 0;
+      if (stride == 2) {
+        for (; i + V::lanes <= n; i += V::lanes) store_as<S>(V::load(from + i), p[0] + i * 2);
+      }
+      for (; i < n; i += V::lanes) {
+        const int count = n - i < V::lanes ? (int)(n - i) : V::lanes;
+        store_as<S>(load_partial<V>(from + i, count), p[0] + i * stride, count, stride);
+      }
+      from += n;
+    });
+  }
+
+  static constexpr StorageKernels kernels = {widen, narrow};
+};
+
+// float32 itself, for the operands of a mixed call.
+struct Copies {
+  using V = Native<float>;
+
+  static void widen(const Walk<1>& from, int64_t begin, int64_t end, float* to) {
+    const ptrdiff_t stride = from.stride[0][from.ndim - 1];
+    for_rows(from, begin, end, [&](char* const* p, int64_t n) {
+      if (stride == sizeof(float)) {
+        memcpy(to, p[0], (size_t)n * sizeof(float));
+      } else {
+        for (int64_t i = 0; i < n; i++) memcpy(to + i, p[0] + i * stride, sizeof(float));
+      }
+      to += n;
+    });
+  }
+  static void narrow(const float* from, const Walk<1>& to, int64_t begin, int64_t end) {
+    const ptrdiff_t stride = to.stride[0][to.ndim - 1];
+    for_rows(to, begin, end, [&](char* const* p, int64_t n) {
+      if (stride == sizeof(float)) {
+        memcpy(p[0], from, (size_t)n * sizeof(float));
+      } else {
+        for (int64_t i = 0; i < n; i++) memcpy(p[0] + i * stride, from + i, sizeof(float));
+      }
+      from += n;
+    });
+  }
+};
+
+// Calls body(i, n, random) for each vector of [begin, end), n of its lanes in use.
+template <class Body>
+void for_random(int64_t begin, int64_t end, uint64_t key, const Body& body) {
+  using V = Native<float>;
+  using B = V::bits_type;
+  B lanes;
+  for (int i = 0; i < V::lanes; i++) lanes.v[i] = (uint32_t)i;
+  for (int64_t block = begin; block < end; block += kRoundingBlock) {
+    const uint32_t here = block_key(key, (uint64_t)block / kRoundingBlock);
+    const int count = end - block < kRoundingBlock ? (int)(end - block) : kRoundingBlock;
+    for (int i = 0; i < count; i += V::lanes) {
+      const int n = count - i < V::lanes ? count - i : V::lanes;
+      body(block + i, n, random_bits(here, lanes + B((uint32_t)i)));
+    }
+  }
+}
+
+struct States {
+  using V = Native<float>;
+  using B = V::bits_type;
+  using Bytes = typename Raw<uint8_t, V::lanes>::type;
+
+  static V load(const float* p, int n) { return n == V::lanes ? V::load(p) : load_partial<V>(p, n); }
+
+  static void round_bf16(const float* from, int64_t begin, int64_t end, uint64_t key, char* to) {
+    for_random(begin, end, key, [&](int64_t i, int n, B random) INNERLOOP_INLINE {
+      const Halves h = narrow_bits(to_bfloat16(load(from + (i - begin), n), random));
+      memcpy(to + i * 2, &h, (size_t)n * 2);
+    });
+  }
+
+  template <bool negatives>
+  static void widen_codes(const char* codes, const char* scales, int64_t begin, int64_t end, float* to) {
+    for (int64_t i = begin; i < end; i += V::lanes) {
+      const int n = end - i < V::lanes ? (int)(end - i) : V::lanes;
+      float scale;
+      memcpy(&scale, scales + i / kRoundingBlock * sizeof scale, sizeof scale);
+      Bytes bytes = {};
+      memcpy(&bytes, codes + i, (size_t)n);
+      const B code = __builtin_convertvector(bytes, B::raw);
+      const V value = Code<negatives>::template value<V>(code) * V(scale);
+      n == V::lanes ? value.store(to + (i - begin)) : store_partial(value, to + (i - begin), n);
+    }
+  }
+  static void widen_8bit(const char* codes, const char* scales, bool negatives, int64_t begin, int64_t end, float* to) {
+    (negatives ? widen_codes<true> : widen_codes<false>)(codes, scales, begin, end, to);
+  }
+
+  template <bool negatives>
+  static void round_codes(const float* from, int64_t begin, int64_t end, uint64_t key, char* codes, char* scales) {
+    for (int64_t block = begin; block < end; block += kRoundingBlock) {
+      const int64_t stop = end - block < kRoundingBlock ? end : block + kRoundingBlock;
+      V top(0.0f);
+      for (int64_t i = block; i < stop; i += V::lanes) {
+        const int n = stop - i < V::lanes ? (int)(stop - i) : V::lanes;
+        top = max(abs(load(from + (i - begin), n)), top);
+      }
+      float scale = 0;
+      for (int lane = 0; lane < V::lanes; lane++)
+        scale = top[lane] > scale || top[lane] != top[lane] ? top[lane] : scale;
+      memcpy(scales + block / kRoundingBlock * sizeof scale, &scale, sizeof scale);
+      const V divisor(scale > 0 ? scale : 1.0f);
+      for_random(block, stop, key, [&](int64_t i, int n, B random) INNERLOOP_INLINE {
+        const B code = Code<negatives>::of(load(from + (i - begin), n) / divisor, random);
+        const Bytes bytes = __builtin_convertvector(code.v, Bytes);
+        memcpy(codes + i, &bytes, (size_t)n);
+      });
+    }
+  }
+  static void round_8bit(const float* from, bool negatives, int64_t begin, int64_t end, uint64_t key, char* codes,
+                         char* scales) {
+    (negatives ? round_codes<true> : round_codes<false>)(from, begin, end, key, codes, scales);
+  }
+};
+
+// Elements of 16 bits between strided and contiguous memory.
+void copy_16_from(const Walk<1>& from, int64_t begin, int64_t end, uint16_t* to) {
+  const ptrdiff_t stride = from.stride[0][from.ndim - 1];
+  for_rows(from, begin, end, [&](char* const* p, int64_t n) {
+    for (int64_t i = 0; i < n; i++) memcpy(to + i, p[0] + i * stride, 2);
+    to += n;
+  });
+}
+void copy_16_to(const uint16_t* from, const Walk<1>& to, int64_t begin, int64_t end) {
+  const ptrdiff_t stride = to.stride[0][to.ndim - 1];
+  for_rows(to, begin, end, [&](char* const* p, int64_t n) {
+    for (int64_t i = 0; i < n; i++) memcpy(p[0] + i * stride, from + i, 2);
+    from += n;
+  });
+}
+
+// The upper half rounds to the nearest, so that it is the best bfloat16; the lower is what to add to the bits, signed.
+struct Split {
+  using V = Native<float>;
+  using B = V::bits_type;
+  static constexpr int64_t piece = 256;
+
+  static void join(const Walk<1>& upper, const Walk<1>& lower, int64_t begin, int64_t end, float* to) {
+    alignas(64) uint16_t high[piece] = {}, low[piece] = {};
+    for (; begin < end; begin += piece) {
+      const int64_t n = end - begin < piece ? end - begin : piece;
+      copy_16_from(upper, begin, begin + n, high);
+      copy_16_from(lower, begin, begin + n, low);
+      for (int64_t i = 0; i < n; i += V::lanes) {
+        Halves h, l;
+        memcpy(&h, high + i, sizeof h);
+        memcpy(&l, low + i, sizeof l);
+        // l is signed: with 0x8000 added it is not, and neither is what is then taken away.
+        const B whole = (widen_bits(h) << 16) + (widen_bits(l) ^ B(0x8000)) - B(0x8000);
+        const int count = n - i < V::lanes ? (int)(n - i) : V::lanes;
+        store_partial(from_bits<V>(whole), to + i, count);
+      }
+      to += n;
+    }
+  }
+
+  static void split(const float* from, const Walk<1>& upper, const Walk<1>& lower, int64_t begin, int64_t end) {
+    alignas(64) uint16_t high[piece], low[piece];
+    for (; begin < end; begin += piece) {
+      const int64_t n = end - begin < piece ? end - begin : piece;
+      for (int64_t i = 0; i < n; i += V::lanes) {
+        const V x = States::load(from + i, n - i < V::lanes ? (int)(n - i) : V::lanes);
+        const B b = bits(select(x != x, from_bits<V>((bits(x) | B(0x400000)) & ~B(0xffff)), x));
+        const Halves h = narrow_bits((b + B(0x8000)) >> 16), l = narrow_bits(b);
+        memcpy(high + i, &h, sizeof h);
+        memcpy(low + i, &l, sizeof l);
+      }
+      copy_16_to(high, upper, begin, begin + n);
+      copy_16_to(low, lower, begin, begin + n);
+      from += n;
+    }
+  }
+};
+
+}  // namespace
+
+const Storages storages = {{Copies::widen, Copies::narrow},
+                           Loops<Bfloat16>::kernels,
+                           Loops<Float16>::kernels,
+                           {States::round_bf16, States::widen_8bit, States::round_8bit},
+                           {Split::join, Split::split}};
+
+}  // namespace innerloop::INNERLOOP_ISA

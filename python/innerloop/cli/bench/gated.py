@@ -1,0 +1,68 @@
+"""The gated pairs along the last axis: the value, and the gradient, into given arrays."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+import innerloop as il
+
+from .harness import Case, close
+
+SHAPES = ((4096, 2 * 2816), (64, 2 * 1000))
+QUICK = ((30, 2 * 19), (5, 2 * 7))
+
+
+def cases(torch: Any, quick: bool) -> Iterator[Case]:
+    """Yield each pair of the list, out of memory and within the caches; forward, then backward."""
+    for backward in (False, True):
+        for shape in QUICK if quick else SHAPES:
+            for name in il.gated.NAMES:
+                yield _case(torch, name, shape, backward)
+
+
+def _case(torch: Any, name: str, shape: tuple[int, int], backward: bool) -> Case:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(shape, dtype=np.float32)
+    dy = rng.standard_normal((shape[0], shape[1] // 2), dtype=np.float32)
+    if backward:
+        run = functools.partial(getattr(il, f"{name}_backward"), dy, x, out=np.zeros_like(x))
+    else:
+        run = functools.partial(getattr(il, name), x, out=np.zeros_like(dy))
+    peers: dict[str, Any] = {}
+    peer = None if torch is None else _torch(torch, name)
+    if peer is not None:
+        tx, tdy = torch.from_numpy(x), torch.from_numpy(dy)
+        if backward:
+            tx.requires_grad_()
+            peers["torch"] = lambda: torch.autograd.grad(peer(tx), tx, tdy)[0]
+        else:
+            peers["torch"] = functools.partial(peer, tx)
+
+    def check() -> None:
+        ours = np.array(run())
+        for other in peers.values():
+            close(ours, other())
+
+    moved = 4.0 * (2 * x.size + dy.size if backward else x.size + dy.size)
+    kind = "gradient (torch: and value)" if backward else "value"
+    return Case(name, f"{shape[0]} x {shape[1]}, {kind}", run, peers, moved, moved, check=check)
+
+
+def _torch(torch: Any, name: str) -> Callable[[Any], Any] | None:
+    """Return the pair as PyTorch's users write it, or None where nothing is known of it."""
+    functional = torch.nn.functional
+    if name == "glu":
+        return functional.glu
+    gate = {"swiglu": functional.silu, "geglu": functional.gelu}.get(name)
+    if gate is None:
+        return None
+
+    def pair(x: Any) -> Any:
+        a, b = x.chunk(2, -1)
+        return gate(a) * b
+
+    return pair

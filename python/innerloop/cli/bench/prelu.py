@@ -1,0 +1,69 @@
+"""prelu with one slope and with one a channel: the value, and both gradients, into given arrays."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import innerloop as il
+
+from .harness import Case, close
+
+SHAPES = ((1_000_003,), (4096, 512), (16, 64, 56, 56))
+QUICK = ((403,), (40, 19), (2, 3, 5, 7))
+
+
+def cases(torch: Any, quick: bool) -> Iterator[Case]:
+    """Yield a vector with one slope, rows and images with one a channel; forward, then backward."""
+    for backward in (False, True):
+        for shape in QUICK if quick else SHAPES:
+            yield _case(torch, shape, backward)
+
+
+def _case(torch: Any, shape: tuple[int, ...], backward: bool) -> Case:
+    rng = np.random.default_rng(0)
+    x, dy = (rng.standard_normal(shape, dtype=np.float32) for _ in range(2))
+    weight = np.full(shape[1] if len(shape) > 1 else 1, 0.25, np.float32)
+    out = np.zeros_like(x)
+    run: Any = functools.partial(il.prelu, x, weight, out=out)
+    if backward:
+        run = functools.partial(il.prelu_backward, dy, x, weight, out=(out, np.zeros_like(weight)))
+    peers: dict[str, Any] = {}
+    if torch is not None:
+        tx, tw, tdy = map(torch.from_numpy, (x, weight, dy))
+        name = "_prelu_kernel_backward" if backward else "prelu"
+        if not backward:
+            peers["torch"] = functools.partial(torch.prelu, tx, tw)
+        elif hasattr(torch.ops.aten, name):
+            peers["torch"] = functools.partial(_torch_backward, torch, tdy, tx, tw)
+
+    def check() -> None:
+        ours = run()
+        for peer in peers.values():
+            theirs = peer()
+            pairs = zip(ours, theirs, strict=True) if backward else [(ours, theirs)]
+            for actual, expected in pairs:
+                scale = max(1.0, float(np.abs(actual).max()))  # of a sum over all rows
+                close(np.array(actual) / np.float32(scale), np.array(expected) / np.float32(scale))
+
+    return Case(
+        name=" x ".join(map(str, shape)),
+        group="gradients" if backward else "value",
+        run=run,
+        peers=peers,
+        moved=(12.0 if backward else 8.0) * x.size,
+        footprint=(12.0 if backward else 8.0) * x.size,
+        check=check,
+    )
+
+
+def _torch_backward(torch: Any, dy: Any, x: Any, weight: Any) -> tuple[Any, Any]:
+    """What PyTorch's autograd runs: a gradient an element of x, then their sums."""
+    slopes: NDArray | Any = weight.reshape(-1, *[1] * (x.ndim - 2)) if x.ndim > 1 else weight
+    dx, dw = torch.ops.aten._prelu_kernel_backward(dy, x, slopes)
+    others = [d for d in range(x.ndim) if d != 1 or x.ndim == 1]
+    return dx, dw.sum(others).reshape(weight.shape)
