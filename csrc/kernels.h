@@ -217,6 +217,12 @@ struct Strided {
   Storage storage = Storage::full;
 };
 
+// What a dropout's mask is made of, see rules/dropout.h.
+struct DropoutWork {
+  uint64_t seed, offset;
+  double p;
+};
+
 // y = act(x @ w + b): x is m x k, w is k x n.
 struct Linear {
   int64_t m, n, k;
@@ -226,6 +232,8 @@ struct Linear {
   Strided bias;        // data may be null
   int activation;      // its index in the list
   const double* parameters;
+  const DropoutWork* dropout;  // of act(...); or null
+  bool keeps_output;           // z gets act(...), before dropout, in place of the pre-activation
 };
 
 // dx = dz @ w^T, dw = x^T @ dz, db = the sum of dz's rows, where dz = dy * act'(saved).
@@ -337,19 +345,16 @@ struct NllKernels {
 // layer_norm or rms_norm in one dtype: y = (x - mean) rstd w + b along each row, see rules/norms.h. Arrays of T are
 // contiguous, one element an element of the row.
 struct RowNorm {
-  Rows<4> rows;  // x; mean and rstd, one T a row each, written; y
   const void *weight, *bias;
   double eps;
 };
-struct RowNormBackward {
-  Rows<5> rows;  // dy, x, mean, rstd, dx
-  const void* weight;
-};
 
 struct RowNormKernels {
-  void (*forward)(const RowNorm& work, void* scratch, int64_t begin, int64_t end);
-  // Where dweight and dbias are not null, they get the sums over these rows alone, in their order.
-  void (*backward)(const RowNormBackward& work, void* scratch, int64_t begin, int64_t end, void* dweight, void* dbias);
+  // mean and rstd are one T a row, written.
+  void (*forward)(const Rows<4>& x_mean_rstd_y, const RowNorm& work, void* scratch, int64_t begin, int64_t end);
+  // Where dweight and dbias are not null, the sums over these rows, in their order, are added to them.
+  void (*backward)(const Rows<5>& dy_x_mean_rstd_dx, const void* weight, void* scratch, int64_t begin, int64_t end,
+                   void* dweight, void* dbias);
   // out[i] = the sum over b < blocks of sums[b * n + i], for i in [begin, end).
   void (*add_blocks)(const void* sums, int64_t blocks, int64_t n, char* out, ptrdiff_t stride, int64_t begin,
                      int64_t end);
@@ -395,7 +400,7 @@ struct BatchNormKernels {
   void (*row_gradients)(const Rows<5>& dy_x_base_u_uv, void* scratch, int64_t begin, int64_t end);
   void (*row_forward)(const Rows<5>& x_base_scale_shift_y, void* scratch, int64_t begin, int64_t end);
   void (*row_backward)(const Rows<7>& dy_x_base_scale_slope_shift_dx, void* scratch, int64_t begin, int64_t end);
-  // The last operand of the two sums is not touched; u and uv get the sums over these rows alone, in their order.
+  // The last operand of the two sums is not touched; the sums over these rows, in their order, are added to u and uv.
   void (*column_moments)(const Rows<2>& x, const void* base, void* scratch, int64_t begin, int64_t end, void* u,
                          void* uv);
   void (*column_gradients)(const Rows<3>& dy_x, const void* base, void* scratch, int64_t begin, int64_t end, void* u,
@@ -413,10 +418,6 @@ struct BatchNormKernels {
   void (*write_gradients)(const Channels& channels, int64_t begin, int64_t end);   // dweight and dbias
 };
 
-struct DropoutWork {
-  uint64_t seed, offset;
-  double p;
-};
 struct DropoutKernels {
   // Element i of the walk is element first + i of the array.
   void (*run)(const DropoutWork& work, const Walk<2>& x_y, int64_t first, int64_t begin, int64_t end);

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -158,6 +162,93 @@ def test_properties(data: st.DataObject) -> None:
     y, want = (f(x, p, seed=seed, offset=offset) for f in (il.dropout, reference.dropout))
     assert y.shape == shape and np.array_equal(y == 0, want == 0)
     np.testing.assert_allclose(y, want, rtol=3e-7 if dtype == "float32" else 1e-15)
+
+
+# --- in linear's epilogue ------------------------------------------------------------------------
+
+DROP = {"seed": 2**40 + 3, "offset": 5}
+# Few rows, roles swapped, whole tiles and their edges, several tasks, nothing.
+SHAPES = [
+    *((1, 70, 33), (3, 5, 1), (5, 67, 65), (23, 300, 17), (61, 1100, 130), (200, 47, 2)),
+    *((300, 20, 261), (0, 3, 4), (4, 0, 7), (4, 3, 0)),
+]
+
+
+def same(target: str, a: np.ndarray, b: np.ndarray) -> bool:
+    """Equal bits, but for the reference, whose activations see more digits than float32 keeps."""
+    if target == "reference":
+        return a.shape == b.shape and np.allclose(a, b, rtol=1e-5, atol=1e-4)
+    return equal_bits(a.astype("f8"), b.astype("f8")) and a.dtype == b.dtype
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "sigmoid", "gelu"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", ml_dtypes.bfloat16])
+def test_linear_is_the_two_calls(
+    target: str, dtype: Any, shape: tuple[int, int, int], activation: str | None
+) -> None:
+    m, k, n = shape
+    x, w, b = (numbers(s, "f4", i, 0.5).astype(dtype) for i, s in enumerate([(m, k), (k, n), n]))
+    plain, saved = il.linear(x, w, b, activation=activation, return_saved=True)
+    for p in (0.3, 1.0):
+        want = il.dropout(plain, p, **DROP)
+        for weight in (w, np.asfortranarray(w), il.pack(w)):
+            y, kept = il.linear(
+                x, weight, b, activation=activation, dropout=p, return_saved=True, **DROP
+            )
+            assert same(target, y, want)
+            assert (kept is None) == (saved is None) and kept is not y
+            assert saved is None or same(target, kept, saved)
+        for place in LAYOUTS.values():
+            out = place(np.zeros_like(want))
+            assert il.linear(x, w, b, activation=activation, dropout=p, out=out, **DROP) is out
+            assert same(target, out, want)
+        dy = numbers((m, n), "f4", 7).astype(dtype)
+        got = il.linear_backward(dy, x, w, saved, activation=activation, dropout=p, **DROP)
+        dz = il.dropout_backward(dy, p, **DROP)
+        wanted = il.linear_backward(dz, x, w, saved, activation=activation)
+        assert all(same(target, g, v) for g, v in zip(got, wanted, strict=True))
+
+
+def test_linear_without_dropout_is_as_before(target: str) -> None:
+    x, w = numbers((5, 7), "float32"), numbers((7, 6), "float32", 1)
+    y, saved = il.linear(x, w, activation="relu", dropout=0.0, return_saved=True)
+    assert saved is y and equal_bits(y, il.linear(x, w, activation="relu", dropout=0, seed=3))
+
+
+def test_linear_over_leading_axes_and_threads(restore_threads: None) -> None:
+    x, w = numbers((6, 50, 40), "float32"), numbers((40, 70), "float32", 1)
+    want = il.dropout(il.linear(x, w), 0.5, seed=1)
+    for isa in il.isas():
+        for threads in (1, 2, 3, 7):
+            il.set_num_threads(threads)
+            with il.use_isa(isa):
+                got = il.linear(x, w, dropout=0.5, seed=1)
+                turned = il.linear(np.moveaxis(x, 0, 1), w, dropout=0.5, seed=1)
+                plain = il.dropout(il.linear(np.moveaxis(x, 0, 1), w), 0.5, seed=1)
+            assert np.array_equal(got != 0, want != 0) and equal_bits(turned, plain)
+
+
+BAD_LAYERS = {
+    "no seed": (TypeError, "seed", {"dropout": 0.5}),
+    "p above 1": (ValueError, "dropout", {"dropout": 1.5, "seed": 0}),
+    "p NaN": (ValueError, "dropout", {"dropout": float("nan"), "seed": 0}),
+    "p no number": (TypeError, "dropout", {"dropout": "some", "seed": 0}),
+    "seed too large": (ValueError, "seed", {"dropout": 0.5, "seed": 2**64}),
+    "bad seed unused": (TypeError, "seed", {"seed": 0.5}),
+    "offset below 0": (ValueError, "offset", {"dropout": 0.5, "seed": 0, "offset": -1}),
+}
+
+
+@pytest.mark.parametrize("case", BAD_LAYERS)
+def test_bad_numbers_in_linear(target: str, case: str) -> None:
+    error, message, options = BAD_LAYERS[case]
+    for call in (il.linear, partial(il.linear_backward, X[:, :3])):
+        out = np.ones((3, 3), "f4")
+        given = (X, np.ones((4, 3), "f4"))
+        with pytest.raises(error, match=message):
+            call(*given, **options, **({"out": out} if call is il.linear else {}))
+        assert (out == 1).all()
 
 
 X = np.ones((3, 4), "float32")

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import innerloop as il
+from innerloop.reference import GATED, LOSSES
 from support import LAYOUTS, equal_bits, numbers
 
 HALVES = [np.float16, ml_dtypes.bfloat16]
@@ -31,6 +32,8 @@ def operations() -> Iterator[tuple[str, Operation, int]]:
             yield f"{name} axis {axis}", partial(getattr(il, name), axis=axis), 1
             backward = partial(getattr(il, f"{name}_backward"), axis=axis)
             yield f"{name}_backward axis {axis}", backward, 2
+    for name in ("dropout", "dropout_backward"):
+        yield name, partial(getattr(il, name), p=0.3, seed=5, offset=6), 1
 
 
 OPERATIONS = {name: (function, count) for name, function, count in operations()}
@@ -109,3 +112,125 @@ def test_threads(restore_threads: None) -> None:
         results.append((il.gelu(x), il.softmax(x)))
     for gelu, softmax in results[1:]:
         assert equal_bits(gelu, results[0][0]) and equal_bits(softmax, results[0][1])
+
+
+# What takes arrays of several shapes: a function of them by name, and their shapes.
+LABELS = np.arange(12) % 7
+LABELS[3] = -100
+
+
+def others() -> Iterator[tuple[str, Operation, dict[str, tuple[int, ...]]]]:
+    for name in GATED:
+        for axis in (0, 1, 2):
+            half = [2 * (d + 1) if d == axis else d + 2 for d in range(3)]
+            small = tuple(n // 2 if d == axis else n for d, n in enumerate(half))
+            yield f"{name} {axis}", partial(getattr(il, name), axis=axis), {"x": tuple(half)}
+            shapes = {"dy": small, "x": tuple(half)}
+            backward = partial(getattr(il, f"{name}_backward"), axis=axis)
+            yield f"{name}_backward {axis}", backward, shapes
+    for slopes in ((), (1,), (5,)):
+        yield f"prelu {slopes}", il.prelu, {"x": (300, 5, 7), "weight": slopes}
+        shapes = {"dy": (300, 5, 7), "x": (300, 5, 7), "weight": slopes}
+        yield f"prelu_backward {slopes}", il.prelu_backward, shapes
+    yield "dropout", partial(il.dropout, p=0.3, seed=5, offset=7), {"x": (40, 77)}
+    yield "dropout_backward", partial(il.dropout_backward, p=0.3, seed=5), {"dy": (40, 77)}
+    for n in (3, 77, 5003):
+        shapes = {"x": (60, n), "weight": (n,)}
+        yield f"rms_norm {n}", partial(il.rms_norm, return_saved=True), shapes
+        shapes |= {"bias": (n,)}
+        yield f"layer_norm {n}", partial(il.layer_norm, return_saved=True), shapes
+        yield f"layer_norm_backward {n}", layer_norm_backward, {"dy": (60, n), **shapes}
+        shapes = {"dy": (60, n), "x": (60, n), "weight": (n,)}
+        yield f"rms_norm_backward {n}", rms_norm_backward, shapes
+    for shape in ((40, 6), (5, 6, 3), (5, 6, 4, 9)):
+        shapes = {"x": shape, "weight": (6,), "bias": (6,)}
+        for training in (True, False):
+            norm = partial(batch_norm, training=training)
+            yield f"batch_norm {shape} {training}", norm, {"dy": shape, **shapes}
+    for reduction in ("mean", "sum", "none"):
+        graded = {"reduction": reduction, "return_grad": True, "grad_scale": 0.5}
+        for name, loss in LOSSES.items():
+            shapes = {"pred": (9, 331), "target": (9, 331), "sample_weight": (9, 331)}
+            shapes |= {loss.array: (331,)} if loss.array else {}
+            yield f"{name} {reduction}", partial(getattr(il, name), **graded), shapes
+        shapes = {"logits": (12, 7), "weight": (7,), "sample_weight": (12,)}
+        label = partial(il.softmax_cross_entropy, target=LABELS, z_loss=0.1, **graded)
+        yield f"softmax_cross_entropy {reduction} labels", label, shapes
+        shapes = {"logits": (3, 5000, 4), "target": (3, 5000, 4), "weight": (5000,)}
+        soft = partial(il.softmax_cross_entropy, label_smoothing=0.1, **graded)
+        yield f"softmax_cross_entropy {reduction} probabilities", soft, shapes
+        shapes = {"log_probs": (12, 7), "weight": (7,), "sample_weight": (12,)}
+        yield f"nll_loss {reduction}", partial(il.nll_loss, target=LABELS, **graded), shapes
+
+
+def layer_norm_backward(dy: Any, x: Any, weight: Any, bias: Any) -> Any:
+    _, saved = il.layer_norm(x, weight, bias, return_saved=True)
+    return il.layer_norm_backward(dy, x, saved, weight)
+
+
+def rms_norm_backward(dy: Any, x: Any, weight: Any) -> Any:
+    _, saved = il.rms_norm(x, weight, return_saved=True)
+    return il.rms_norm_backward(dy, x, saved, weight)
+
+
+def batch_norm(dy: Any, x: Any, weight: Any, bias: Any, training: bool) -> Any:
+    mean, var = np.zeros(6, "f4"), np.ones(6, "f4")
+    y, saved = il.batch_norm(x, mean, var, weight, bias, training=training, return_saved=True)
+    gradients = il.batch_norm_backward(dy, x, saved, weight, training=training)
+    return (y, mean, var, saved, *gradients)
+
+
+OTHERS = {name: (function, shapes) for name, function, shapes in others()}
+
+
+def arrays_of(shapes: dict[str, tuple[int, ...]], dtype: Any) -> dict[str, np.ndarray]:
+    arrays = {n: numbers(s, "f4", i) for i, (n, s) in enumerate(shapes.items())}
+    for name in ("pred", "target", "sample_weight", "weight"):  # of any sign nowhere
+        if name in arrays and ("pred" in arrays or name != "weight"):
+            arrays[name] = np.abs(arrays[name]) % 1
+    return {n: rounded(a, dtype) for n, a in arrays.items()}
+
+
+def pairs(got: Any, expected: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Result by result."""
+    a, b = (r if isinstance(r, tuple) else (r,) for r in (got, expected))
+    return [(np.asarray(x), np.asarray(y)) for x, y in zip(a, b, strict=True)]
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("name", OTHERS)
+def test_others_are_float32_rounded_once(isa: str, name: str, dtype: Any) -> None:
+    function, shapes = OTHERS[name]
+    arrays = arrays_of(shapes, dtype)
+    got = function(**arrays)
+    expected = function(**{n: a.astype("f4") for n, a in arrays.items()})
+    for result, wide in pairs(got, expected):
+        assert result.dtype in (dtype, np.float32)  # sums and statistics are not rounded
+        assert equal_bits(rounded(result, "f4"), rounded(rounded(wide, result.dtype), "f4"))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", OTHERS)
+def test_layouts_of_others(isa: str, name: str, layout: str) -> None:
+    function, shapes = OTHERS[name]
+    arrays = arrays_of(shapes, np.float16)
+    expected = function(**arrays)
+    got = function(**{n: LAYOUTS[layout](a) if a.ndim else a for n, a in arrays.items()})
+    for a, b in pairs(got, expected):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("name", OTHERS)
+def test_reference_of_others_is_near(name: str, dtype: Any) -> None:
+    function, shapes = OTHERS[name]
+    arrays = arrays_of(shapes, dtype)
+    got = function(**arrays)
+    with il.use_backend("reference"):
+        expected = function(**arrays)
+    unit = float(ml_dtypes.finfo(dtype).eps)
+    for a, b in pairs(got, expected):
+        assert a.dtype == b.dtype and a.shape == b.shape
+        wide = b.astype("f8")
+        scale = np.abs(wide[np.isfinite(wide)]).max(initial=0)
+        np.testing.assert_allclose(a.astype("f8"), wide, rtol=2 * unit, atol=unit * scale / 8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -399,6 +400,68 @@ def test_one_value_a_channel_has_no_variance(target: str, shape: tuple[int, ...]
         il.batch_norm(x, *running, *vectors, training=True, out=x)
     assert equal_bits(x, before)
     assert il.batch_norm(x, *running).shape == shape
+
+
+# --- half precision ------------------------------------------------------------------------------
+
+HALVES = [np.float16, ml_dtypes.bfloat16]
+
+
+def in_half(arrays: list, dtype: Any) -> tuple[list, list]:
+    """The arrays rounded, and what they hold then, in float32."""
+    rounded = [a.astype(dtype) for a in arrays]
+    return rounded, [a.astype("f4") for a in rounded]
+
+
+def agree(got: Any, want: Any, dtype: Any) -> None:
+    """The float32 results, rounded once where the result is of half precision."""
+    for g, w in zip(got, want, strict=True):
+        assert equal_bits(g.astype("f4"), w.astype(g.dtype).astype("f4"))
+    assert got[0].dtype == dtype
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("name", NAMES)
+def test_half_is_float32_rounded_once(isa: str, name: str, dtype: Any, layout: str) -> None:
+    place = LAYOUTS[layout]
+    for shape in ((0, 4), (7, 1), (3, 40, 33), (70, 2, 300), (5, 20_000)):
+        x, vectors, dy = row_case(name, shape, "float32")
+        (x, dy, *vectors), (wide_x, wide_dy, *wide) = in_half([x, dy, *vectors], dtype)
+        y, saved = forward(name)(place(x), *map(place, vectors))
+        want = forward(name)(wide_x, *wide)
+        agree((y, saved), want, dtype)
+        assert saved.dtype == np.float32
+        got = backward(name)(place(dy), place(x), place(saved), place(vectors[0]))
+        want = backward(name)(wide_dy, wide_x, saved, wide[0])
+        agree(got, want, dtype)
+        out = tuple(place(np.zeros_like(g)) for g in got)
+        backward(name)(dy, x, saved, vectors[0], out=out)
+        agree(out, want, dtype)
+        dx = place(x)
+        assert backward(name)(dy, dx, saved, out=(dx, *(None for _ in want[1:])))[0] is dx
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", HALVES)
+def test_half_batch_is_float32_rounded_once(
+    isa: str, dtype: Any, layout: str, training: bool
+) -> None:
+    place = LAYOUTS[layout]
+    for shape in ((0, 4), (40, 33), (300, 70), (5, 3, 4, 5), (3, 2, 5, 7), (4, 30, 900)):
+        x, running, vectors, dy = batch_case(shape, "float32")
+        (x, dy, *vectors), (wide_x, wide_dy, *wide) = in_half([x, dy, *vectors], dtype)
+        want = batch(wide_x, running, wide, training=training)
+        got = batch(place(x), running, [*map(place, vectors)], training=training)
+        agree(got, want, dtype)
+        arrays = (place(dy), place(x), place(got[1]), place(vectors[0]))
+        gradients = il.batch_norm_backward(*arrays, training=training)
+        wanted = il.batch_norm_backward(wide_dy, wide_x, got[1], wide[0], training=training)
+        agree(gradients, wanted, dtype)
+        out = tuple(place(np.zeros_like(g)) for g in gradients)
+        il.batch_norm_backward(*arrays, training=training, out=out)
+        agree(out, wanted, dtype)
 
 
 @settings(max_examples=80, deadline=None)

@@ -13,7 +13,7 @@ namespace {
 // Forward and backward are the same: they differ in what the argument is called.
 py::object run(const char* name, py::handle x, py::handle p, py::handle seed, py::handle offset, py::handle out) {
   const DropoutWork work = {word64(seed, "seed"), word64(offset, "offset"), number(p, "p")};
-  check_probability(work.p);
+  check_probability(work.p, "p");
   Arguments arguments;
   const Array ax = arguments.in(x, name);
   check_floating(ax.view);

@@ -10,6 +10,7 @@
 #include "bindings/numbers.h"
 #include "core/checks.h"
 #include "core/dispatch.h"
+#include "core/dropout.h"
 
 namespace innerloop {
 namespace {
@@ -49,11 +50,30 @@ struct Act {
         identity(strcmp(activation.name, "identity") == 0) {}
 };
 
+// A layer's dropout. With p = 0 there is none, and the seed may be None.
+struct Drop {
+  DropoutWork work = {};
+
+  Drop(py::handle p, py::handle seed, py::handle offset) {
+    work.p = number(p, "dropout");
+    check_probability(work.p, "dropout");
+    work.offset = word64(offset, "offset");
+    if (!seed.is_none() || work.p > 0) work.seed = word64(seed, "seed");
+  }
+  const DropoutWork* wanted() const { return work.p > 0 ? &work : nullptr; }
+  void pass_on(py::dict& keywords) const {
+    keywords["dropout"] = work.p;
+    keywords["seed"] = work.seed;
+    keywords["offset"] = work.offset;
+  }
+};
+
 const TensorView* view_or_null(const std::optional<Array>& a) { return a ? &a->view : nullptr; }
 
 py::object linear(py::handle x, py::handle w, py::handle b, py::handle name, const py::dict& given, py::handle out,
-                  py::handle saved_too) {
+                  py::handle saved_too, py::handle dropout, py::handle seed, py::handle offset) {
   const bool return_saved = boolean(saved_too, "return_saved");
+  const Drop drop(dropout, seed, offset);
   const Act act(name, given);
   Arguments arguments;
   const Array ax = arguments.in(x, "x");
@@ -70,12 +90,15 @@ py::object linear(py::handle x, py::handle w, py::handle b, py::handle name, con
   if (aw.array) Arguments::check_overlap(ay, *aw.array, false);
   if (ab) Arguments::check_overlap(ay, *ab, false);
   std::optional<Array> az;
-  if (return_saved && !act.identity && !act.activation.saves_output) az = arguments.fresh(ax.view.dtype, shape);
+  if (return_saved && !act.identity && (!act.activation.saves_output || drop.wanted())) {
+    az = arguments.fresh(ax.view.dtype, shape);
+  }
 
   if (reference_in_use()) {
     py::dict keywords(**given);
     keywords["activation"] = act.activation.name;
     keywords["return_saved"] = true;
+    drop.pass_on(keywords);
     const py::tuple y_saved = reference("linear").attr("linear")(
         ax.owner, aw.dense(), ab ? py::object(ab->owner) : py::object(py::none()), **keywords);
     copy_into(ay, y_saved[0]);
@@ -83,7 +106,7 @@ py::object linear(py::handle x, py::handle w, py::handle b, py::handle name, con
   } else {
     py::gil_scoped_release release;
     linear_forward(act.activation, act.parameters.value, ax.view, aw.weight, view_or_null(ab), ay.view,
-                   view_or_null(az));
+                   view_or_null(az), drop.wanted());
   }
   py::object y = arguments.result(ay);
   if (!return_saved) return y;
@@ -92,7 +115,8 @@ py::object linear(py::handle x, py::handle w, py::handle b, py::handle name, con
 }
 
 py::tuple backward(py::handle dy, py::handle x, py::handle w, py::handle saved, py::handle name, const py::dict& given,
-                   py::handle with_bias, py::handle out) {
+                   py::handle with_bias, py::handle out, py::handle dropout, py::handle seed, py::handle offset) {
+  const Drop drop(dropout, seed, offset);
   const bool bias = boolean(with_bias, "bias");
   const Act act(name, given);
   Arguments arguments;
@@ -117,13 +141,14 @@ py::tuple backward(py::handle dy, py::handle x, py::handle w, py::handle saved, 
   if (reference_in_use()) {
     py::dict keywords(**given);
     keywords["activation"] = act.activation.name;
+    drop.pass_on(keywords);
     gradients.copy_reference(reference("linear").attr("linear_backward")(
         ady.owner, ax.owner, aw.dense(), as ? py::object(as->owner) : py::object(py::none()), **keywords));
   } else {
     py::gil_scoped_release release;
     linear_backward(act.activation, act.parameters.value, ady.view, ax.view, aw.weight,
                     act.identity ? nullptr : view_or_null(as), gradients.dx.view, gradients.dw.view,
-                    gradients.db_view());
+                    gradients.db_view(), drop.wanted());
   }
   return gradients.result(arguments);
 }

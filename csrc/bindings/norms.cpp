@@ -27,14 +27,10 @@ double read_eps(py::handle eps) {
 
 // One element a column or channel of x, or None.
 Optional vector(Arguments& arguments, py::handle value, const char* name, const TensorView& x, int64_t n,
-                const char* why, bool statistics = false) {
+                const char* why) {
   if (value.is_none()) return {};
   Array a = arguments.in(value, name);
-  if (statistics) {
-    check_compute_dtype(a.view, x);
-  } else {
-    check_dtype(a.view, x);
-  }
+  check_dtype(a.view, x);
   check_shape(a.view, {n}, why);
   return a;
 }
@@ -136,7 +132,7 @@ py::tuple backward(const std::string& name, py::handle dy, py::handle x, py::han
   check_shape(ax.view, ady.view);
   const int64_t length = ax.view.shape[ax.view.ndim - 1];
   const Array as = arguments.in(saved, "saved");
-  check_compute_dtype(as.view, ax.view);
+  check_dtype(as.view, compute_dtype(ax.view.dtype), "what return_saved=True gave");
   check_shape(as.view, saved_shape(norm, ax.view), "what return_saved=True gave");
   const Optional aw = vector(arguments, weight, "weight", ax.view, length, kColumn);
   const Array adx = arguments.out(outputs[0], "dx", ax.view.dtype, ax.view.dims());
@@ -168,8 +164,11 @@ Optional running(Arguments& arguments, py::handle value, const char* name, const
   if (value.is_none() && !training) {
     throw TypeError(std::string(name) + " must be an array where training is False, got None");
   }
-  const Optional a = vector(arguments, value, name, x, x.shape[1], kChannel, true);
-  if (a && training) check_output(a->view);
+  if (value.is_none()) return {};
+  Array a = arguments.in(value, name);
+  check_dtype(a.view, compute_dtype(x.dtype), "what x's dtype is computed in");
+  check_shape(a.view, {x.shape[1]}, kChannel);
+  if (training) check_output(a.view);
   return a;
 }
 
@@ -237,7 +236,7 @@ py::tuple batch_backward(py::handle dy, py::handle x, py::handle saved, py::hand
   check_shape(ax.view, ady.view);
   const int64_t channels = ax.view.shape[1];
   const Array as = arguments.in(saved, "saved");
-  check_compute_dtype(as.view, ax.view);
+  check_dtype(as.view, compute_dtype(ax.view.dtype), "what return_saved=True gave");
   check_shape(as.view, {2, channels}, "what return_saved=True gave");
   const Optional aw = vector(arguments, weight, "weight", ax.view, channels, kChannel);
   const Array adx = arguments.out(outputs[0], "dx", ax.view.dtype, ax.view.dims());

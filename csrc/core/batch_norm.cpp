@@ -1,6 +1,5 @@
 // batch_norm: which elements of a channel are summed together, and in which order. See Note [parts of a channel].
 #include "core/activations.h"
-#include "core/dispatch.h"
 #include "core/norms.h"
 #include "core/norms_memory.h"
 
@@ -44,6 +43,7 @@ class Batch {
   Batch(const TensorView& x)
       : dtype(compute_dtype(x.dtype)),
         item((ptrdiff_t)dtype_size(dtype)),
+        half(is_half(x.dtype)),
         kernel(typed(x.dtype)),
         samples(x.shape[0]),
         channels(x.shape[1]) {
@@ -59,25 +59,19 @@ class Batch {
     parts.last_count = by_rows ? length : samples - (parts.outer - 1) * unit;
   }
 
-  // The view with its merged axes. A view whose axes do not merge, such as x[:, :, ::2, ::2], and one of half precision
-  // is copied.
+  // The view with its merged axes. A view whose axes do not merge, such as x[:, :, ::2, ::2], is copied.
   TensorView flat(const TensorView& t, bool read) {
     TensorView merged;
     const int first = by_rows ? 2 : 1;
-    if (is_half(t.dtype)) {
-      merge_axes(read ? widened(call, t) : widened_output(call, t), first, merged);
-      return merged;
-    }
     if (merge_axes(t, first, merged)) return merged;
-    const TensorView copy = contiguous_view(take_items(call, t.size(), dtype), dtype, t);
+    const TensorView copy = contiguous_view(take_items(call, t.size(), dtype), t.dtype, t);
     if (read) activation_forward(find_activation("identity"), nullptr, t, copy);
     merge_axes(copy, first, merged);
     return merged;
   }
   // Back into a view that `flat` could not merge.
-  void unflatten(const TensorView& flat, const TensorView& t) {
+  static void unflatten(const TensorView& flat, const TensorView& t) {
     if (flat.data == t.data) return;
-    if (is_half(t.dtype)) return narrow_into(call, flat, t);
     activation_forward(find_activation("identity"), nullptr, contiguous_view(flat.data, t.dtype, t), t);
   }
 
@@ -86,23 +80,15 @@ class Batch {
   char* of_columns() { return take_items(call, columns, dtype); }
   char* of_parts() { return take_items(call, checked_product(parts.outer, parts.outer_stride), dtype); }
 
-  // One T a channel as the loops take it: an operand of every row, or an element for each of the channel's columns.
-  TensorView per_row(const void* of_channel) const {
-    TensorView t;
-    t.data = static_cast<char*>(const_cast<void*>(of_channel));
-    t.dtype = dtype;
-    t.ndim = 2;
-    t.shape[0] = samples;
-    t.shape[1] = channels;
-    t.strides[0] = 0;
-    t.strides[1] = item;
-    return t;
+  // One T a channel as an operand of every row. The half-precision driver takes only what lies side by side.
+  TensorView per_row(const void* of_channel) {
+    if (!half) return row_operand(of_channel, 0);
+    char* all = take_items(call, checked_product(samples, channels), dtype);
+    for (int64_t n = 0; n < samples; n++) memcpy(all + n * channels * item, of_channel, (size_t)(channels * item));
+    return per_part(all);
   }
-  TensorView per_part(const void* of_part) const {
-    TensorView t = per_row(of_part);
-    t.strides[0] = (ptrdiff_t)channels * item;
-    return t;
-  }
+  TensorView per_part(const void* of_part) const { return row_operand(of_part, (ptrdiff_t)channels * item); }
+  // An element for each of the channel's columns.
   char* expand(const void* of_channel) {
     char* of_column = of_columns();
     for (int64_t k = 0; k < columns; k++) {
@@ -111,17 +97,17 @@ class Batch {
     return of_column;
   }
   // u and uv of each block of rows.
-  template <int Operands, class Sum>
-  void sum_columns(const Rows<Operands>& rows, char* u, char* uv, const Sum& sum) {
-    run_rows(
-        call, rows,
-        [&](void* scratch, int64_t begin, int64_t end) {
-          for (int64_t at = begin; at < end; at += unit) {
-            const ptrdiff_t place = (ptrdiff_t)(at / unit * columns) * item;
-            sum(scratch, at, at + unit < end ? at + unit : end, u + place, uv + place);
-          }
+  template <int Operands, class Kernel>
+  void sum_columns(const RowOperand (&operands)[Operands], const char* base, char* u, char* uv, const Kernel& sum) {
+    run_over_rows<Operands>(
+        call, operands, 1, columns,
+        [&](const Rows<Operands>& rows, void* scratch, int64_t begin, int64_t end, int64_t first) {
+          sum_blocks(unit, columns, dtype, u, uv, begin, end, first,
+                     [&](int64_t from, int64_t to, char* to_u, char* to_uv) {
+                       sum(rows, base, scratch, from, to, to_u, to_uv);
+                     });
         },
-        unit);
+        Order::c, unit);
   }
   template <class Piece>
   void each_channel(int64_t parts_of_it, const Piece& piece) {
@@ -138,13 +124,27 @@ class Batch {
   }
 
   Call call;
-  const Dtype dtype;
+  const Dtype dtype;  // that is computed in
   const ptrdiff_t item;
+  const bool half;
   const BatchNormKernels& kernel;
   const int64_t samples, channels;
   int64_t length = 1, columns, unit;
   bool by_rows;
   ChannelParts parts;
+
+ private:
+  TensorView row_operand(const void* data, ptrdiff_t sample) const {
+    TensorView t;
+    t.data = static_cast<char*>(const_cast<void*>(data));
+    t.dtype = dtype;
+    t.ndim = 2;
+    t.shape[0] = samples;
+    t.shape[1] = channels;
+    t.strides[0] = sample;
+    t.strides[1] = item;
+    return t;
+  }
 };
 
 void prepare_forward(Batch& batch, const Channels& channels) {
@@ -158,27 +158,24 @@ void prepare_backward(Batch& batch, const Channels& channels) {
 void apply_by_rows(Batch& batch, const TensorView& x, const void* base_, const void* scale_, const void* shift_,
                    const TensorView& y) {
   const TensorView base = batch.per_row(base_), scale = batch.per_row(scale_), shift = batch.per_row(shift_);
-  const auto rows =
-      plan_rows<5>({{&x, true}, {&base, false}, {&scale, false}, {&shift, false}, {&y, true}}, 2, batch.length);
-  run_rows(batch.call, rows,
-           [&](void* scratch, int64_t begin, int64_t end) { batch.kernel.row_forward(rows, scratch, begin, end); });
+  run_over_rows<5>(batch.call, {{&x, true}, {&base, false}, {&scale, false}, {&shift, false}, {&y, true}}, 2,
+                   batch.length, batch.kernel.row_forward);
 }
 void apply_by_columns(Batch& batch, const TensorView& x, const void* base_, const void* scale_, const void* shift_,
                       const TensorView& y) {
   const char *base = batch.expand(base_), *scale = batch.expand(scale_), *shift = batch.expand(shift_);
-  const auto rows = plan_rows<2>({{&x, true}, {&y, true}}, 1, batch.columns);
-  run_rows(batch.call, rows, [&](void* scratch, int64_t begin, int64_t end) {
-    batch.kernel.column_forward(rows, base, scale, shift, scratch, begin, end);
-  });
+  run_over_rows<2>(batch.call, {{&x, true}, {&y, true}}, 1, batch.columns,
+                   [&](const Rows<2>& rows, void* scratch, int64_t begin, int64_t end) {
+                     batch.kernel.column_forward(rows, base, scale, shift, scratch, begin, end);
+                   });
 }
 
 void forward_by_rows(Batch& batch, const Channels& channels, const TensorView& x, const TensorView& y) {
   if (channels.training) {
     char *base = batch.of_parts(), *u = batch.of_parts(), *uv = batch.of_parts();
     const TensorView vbase = batch.per_part(base), vu = batch.per_part(u), vuv = batch.per_part(uv);
-    const auto rows = plan_rows<4>({{&x, true}, {&vbase, false}, {&vu, false}, {&vuv, false}}, 2, batch.length);
-    run_rows(batch.call, rows,
-             [&](void* scratch, int64_t begin, int64_t end) { batch.kernel.row_moments(rows, scratch, begin, end); });
+    run_over_rows<4>(batch.call, {{&x, true}, {&vbase, false}, {&vu, false}, {&vuv, false}}, 2, batch.length,
+                     batch.kernel.row_moments);
     batch.parts.base = base;
     batch.parts.base_stride = batch.parts.outer_stride;
     batch.parts.u = u;
@@ -193,7 +190,6 @@ void forward_by_columns(Batch& batch, const Channels& channels, const TensorView
   if (channels.training) {
     char *base = batch.of_columns(), *u = batch.of_parts(), *uv = batch.of_parts();
     const TensorView unused = without_axis(x, 1);
-    const auto rows = plan_rows<2>({{&x, true}, {&unused, false}}, 1, batch.columns);
     batch.parts.base = base;
     batch.parts.u = u;
     batch.parts.uv = uv;
@@ -202,9 +198,7 @@ void forward_by_columns(Batch& batch, const Channels& channels, const TensorView
       for (int64_t k = 0; k < batch.columns; k++) {
         fill_items(base + k * batch.item, 0, 1, batch.dtype, again ? channels.sum_0[k / batch.length] : 0);
       }
-      batch.sum_columns(rows, u, uv, [&](void* scratch, int64_t begin, int64_t end, char* to_u, char* to_uv) {
-        batch.kernel.column_moments(rows, base, scratch, begin, end, to_u, to_uv);
-      });
+      batch.sum_columns<2>({{&x, true}, {&unused, false}}, base, u, uv, batch.kernel.column_moments);
       batch.find_moments(channels);
     }
   }
@@ -218,10 +212,8 @@ void backward_by_rows(Batch& batch, const Channels& channels, const TensorView& 
   if (channels.training || channels.dweight || channels.dbias) {
     char *u = batch.of_parts(), *uv = batch.of_parts();
     const TensorView vu = batch.per_part(u), vuv = batch.per_part(uv);
-    const auto rows =
-        plan_rows<5>({{&dy, true}, {&x, true}, {&base, false}, {&vu, false}, {&vuv, false}}, 2, batch.length);
-    run_rows(batch.call, rows,
-             [&](void* scratch, int64_t begin, int64_t end) { batch.kernel.row_gradients(rows, scratch, begin, end); });
+    run_over_rows<5>(batch.call, {{&dy, true}, {&x, true}, {&base, false}, {&vu, false}, {&vuv, false}}, 2,
+                     batch.length, batch.kernel.row_gradients);
     batch.parts.base = channels.mean;
     batch.parts.u = u;
     batch.parts.uv = uv;
@@ -231,11 +223,10 @@ void backward_by_rows(Batch& batch, const Channels& channels, const TensorView& 
   if (!channels.training) return apply_by_rows(batch, dy, batch.zeros(), channels.scale, batch.zeros(), dx);
   const TensorView scale = batch.per_row(channels.scale), slope = batch.per_row(channels.slope);
   const TensorView shift = batch.per_row(channels.shift);
-  const auto rows = plan_rows<7>(
+  run_over_rows<7>(
+      batch.call,
       {{&dy, true}, {&x, true}, {&base, false}, {&scale, false}, {&slope, false}, {&shift, false}, {&dx, true}}, 2,
-      batch.length);
-  run_rows(batch.call, rows,
-           [&](void* scratch, int64_t begin, int64_t end) { batch.kernel.row_backward(rows, scratch, begin, end); });
+      batch.length, batch.kernel.row_backward);
 }
 
 void backward_by_columns(Batch& batch, const Channels& channels, const TensorView& dy, const TensorView& x,
@@ -244,10 +235,7 @@ void backward_by_columns(Batch& batch, const Channels& channels, const TensorVie
   if (channels.training || channels.dweight || channels.dbias) {
     char *u = batch.of_parts(), *uv = batch.of_parts();
     const TensorView unused = without_axis(x, 1);
-    const auto rows = plan_rows<3>({{&dy, true}, {&x, true}, {&unused, false}}, 1, batch.columns);
-    batch.sum_columns(rows, u, uv, [&](void* scratch, int64_t begin, int64_t end, char* to_u, char* to_uv) {
-      batch.kernel.column_gradients(rows, base, scratch, begin, end, to_u, to_uv);
-    });
+    batch.sum_columns<3>({{&dy, true}, {&x, true}, {&unused, false}}, base, u, uv, batch.kernel.column_gradients);
     batch.parts.base = base;
     batch.parts.u = u;
     batch.parts.uv = uv;
@@ -257,10 +245,10 @@ void backward_by_columns(Batch& batch, const Channels& channels, const TensorVie
   if (!channels.training) return apply_by_columns(batch, dy, batch.zeros(), channels.scale, batch.zeros(), dx);
   const char *scale = batch.expand(channels.scale), *slope = batch.expand(channels.slope);
   const char* shift = batch.expand(channels.shift);
-  const auto rows = plan_rows<3>({{&dy, true}, {&x, true}, {&dx, true}}, 1, batch.columns);
-  run_rows(batch.call, rows, [&](void* scratch, int64_t begin, int64_t end) {
-    batch.kernel.column_backward(rows, base, scale, slope, shift, scratch, begin, end);
-  });
+  run_over_rows<3>(batch.call, {{&dy, true}, {&x, true}, {&dx, true}}, 1, batch.columns,
+                   [&](const Rows<3>& rows, void* scratch, int64_t begin, int64_t end) {
+                     batch.kernel.column_backward(rows, base, scale, slope, shift, scratch, begin, end);
+                   });
 }
 
 }  // namespace
@@ -310,7 +298,7 @@ void batch_norm_forward(const BatchNormOptions& options, const TensorView& x, co
   if (options.training) {
     batch.each_channel(1, [&](int64_t begin, int64_t end) { kernel.update_running(channels, begin, end); });
   }
-  batch.unflatten(fy, y);
+  Batch::unflatten(fy, y);
 }
 
 void batch_norm_backward(bool training, const TensorView& dy, const TensorView& x, const TensorView& saved,
@@ -319,9 +307,11 @@ void batch_norm_backward(bool training, const TensorView& dy, const TensorView& 
   Batch batch(x);
   const auto& kernel = batch.kernel;
   const int64_t n = batch.channels;
+  WrittenItems written_dweight(batch.call, dweight, n), written_dbias(batch.call, dbias, n);
   if (x.size() == 0) {
-    for (const TensorView* sum : {dweight, dbias}) {
-      if (sum) fill_items(sum->data, sum->strides[0], n, x.dtype, 0);
+    for (WrittenItems* sum : {&written_dweight, &written_dbias}) {
+      sum->fill(0);
+      sum->finish();
     }
     return;
   }
@@ -338,16 +328,10 @@ void batch_norm_backward(bool training, const TensorView& dy, const TensorView& 
   channels.scale = batch.of_channels();
   channels.slope = batch.of_channels();
   channels.shift = batch.of_channels();
-  const TensorView wide_dweight = dweight ? widened_output(batch.call, *dweight) : dx;
-  const TensorView wide_dbias = dbias ? widened_output(batch.call, *dbias) : dx;
-  if (dweight) {
-    channels.dweight = wide_dweight.data;
-    channels.dweight_stride = wide_dweight.strides[0];
-  }
-  if (dbias) {
-    channels.dbias = wide_dbias.data;
-    channels.dbias_stride = wide_dbias.strides[0];
-  }
+  channels.dweight = written_dweight.data;
+  channels.dweight_stride = written_dweight.stride;
+  channels.dbias = written_dbias.data;
+  channels.dbias_stride = written_dbias.stride;
 
   const TensorView fdy = batch.flat(dy, true), fx = batch.flat(x, true), fdx = batch.flat(dx, false);
   if (batch.by_rows) {
@@ -356,9 +340,9 @@ void batch_norm_backward(bool training, const TensorView& dy, const TensorView& 
     backward_by_columns(batch, channels, fdy, fx, fdx);
   }
   batch.each_channel(1, [&](int64_t begin, int64_t end) { kernel.write_gradients(channels, begin, end); });
-  if (dweight) narrow_into(batch.call, wide_dweight, *dweight);
-  if (dbias) narrow_into(batch.call, wide_dbias, *dbias);
-  batch.unflatten(fdx, dx);
+  written_dweight.finish();
+  written_dbias.finish();
+  Batch::unflatten(fdx, dx);
 }
 
 }  // namespace innerloop

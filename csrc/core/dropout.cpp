@@ -14,12 +14,12 @@ void dropout(const DropoutWork& work, const TensorView& x, const TensorView& y) 
   run_elementwise<2>(
       call, {&x, &y}, kGrain,
       [&](const Walk<2>& walk, int64_t begin, int64_t end, int64_t first) { loop(work, walk, first, begin, end); },
-      stream_bytes(), Order::c);
+      Order::c);
 }
 
-void check_probability(double p) {
+void check_probability(double p, const char* name) {
   if (p >= 0 && p <= 1) return;
-  throw ValueError("p must lie in [0, 1], got " + number_text(p));
+  throw ValueError(std::string(name) + " must lie in [0, 1], got " + number_text(p));
 }
 
 }  // namespace innerloop

@@ -42,17 +42,15 @@ void gated_forward(const GatedPair& pair, const TensorView& x, int axis, const T
   const Halves halves(pair, x, axis);
   const auto loop = typed(pair, x.dtype).forward;
   Call call;
-  run_elementwise<3>(call, {&halves.gate, &halves.value, &y}, kGrain,
-                     [&](const Walk<3>& walk, int64_t begin, int64_t end, int64_t) { loop(walk, begin, end); });
+  run_elementwise<3>(call, {&halves.gate, &halves.value, &y}, kGrain, loop);
 }
 
 void gated_backward(const GatedPair& pair, const TensorView& dy, const TensorView& x, int axis, const TensorView& dx) {
   const Halves halves(pair, x, axis), gradients(pair, dx, axis);
   const auto loop = typed(pair, x.dtype).backward;
   Call call;
-  run_elementwise<5, 2>(
-      call, {&dy, &halves.gate, &halves.value, &gradients.gate, &gradients.value}, kGrain,
-      [&](const Walk<5>& walk, int64_t begin, int64_t end, int64_t) { loop(walk, begin, end); }, 0);
+  run_elementwise<5, 2>(call, {&dy, &halves.gate, &halves.value, &gradients.gate, &gradients.value}, kGrain, loop,
+                        Order::memory, 0);
 }
 
 }  // namespace innerloop

@@ -3,6 +3,8 @@
 // what was written is rounded once, to the nearest.
 #pragma once
 
+#include <type_traits>
+
 #include "core/dispatch.h"
 #include "core/rows.h"
 
@@ -44,11 +46,19 @@ bool any_half(const TensorView* const (&views)[Operands]) {
   return half;
 }
 
-// Runs loop(walk, begin, end, first) over arrays of one shape, split over threads in pieces of at least `grain`
-// elements. The last `Outputs` are written. The walk's element 0 is the arrays' element `first`.
+// Runs loop(walk, begin, end) over arrays of one shape, split over threads in pieces of at least `grain` elements. The
+// last `Outputs` are written. A loop that takes one number more is told which element of the arrays, in this order, the
+// walk begins with.
 template <int Operands, int Outputs = 1, class Loop>
-void run_elementwise(Call& call, const TensorView* const (&views)[Operands], int64_t grain, const Loop& loop,
-                     int64_t stream = stream_bytes(), Order order = Order::memory) {
+void run_elementwise(Call& call, const TensorView* const (&views)[Operands], int64_t grain, const Loop& each,
+                     Order order = Order::memory, int64_t stream = stream_bytes()) {
+  auto loop = [&](const Walk<Operands>& part, int64_t begin, int64_t end, int64_t first) {
+    if constexpr (std::is_invocable_v<const Loop&, const Walk<Operands>&, int64_t, int64_t, int64_t>) {
+      each(part, begin, end, first);
+    } else {
+      each(part, begin, end);
+    }
+  };
   const auto walk = plan_walk<Operands>(views, stream, order);
   const int64_t size = views[Operands - 1]->size();
   if (!any_half(views)) {
@@ -124,12 +134,20 @@ inline void narrow_into(Call& call, const TensorView& wide, const TensorView& t)
              [&](int64_t begin, int64_t end) { storage_of(t.dtype).narrow(from + begin, walk, begin, end); });
 }
 
-// Runs loop(rows, scratch, begin, end, first) over the rows along an axis, split over threads; no multiple of `unit`
-// rows is cut. The rows' row 0 is the arrays' row `first`. Where an operand is of half precision, all that have the
-// axis are widened a few rows at a time; those of one element a row must be contiguous. The last operand is the output.
+// Runs loop(rows, scratch, begin, end) over the rows along an axis, split over threads. Where an operand is of half
+// precision, all that have the axis are widened a few rows at a time; those of one element a row must be contiguous.
+// The last operand is the output. A loop that takes one number more is told which row `rows` begins with; tasks begin
+// with a multiple of `unit` rows.
 template <int Operands, class Loop>
-void run_over_rows(Call& call, const RowOperand (&operands)[Operands], int axis, int64_t length, const Loop& loop,
-                   int64_t unit = 1, Order order = Order::memory) {
+void run_over_rows(Call& call, const RowOperand (&operands)[Operands], int axis, int64_t length, const Loop& each,
+                   Order order = Order::memory, int64_t unit = 1) {
+  auto loop = [&](const Rows<Operands>& rows, void* scratch, int64_t begin, int64_t end, int64_t first) {
+    if constexpr (std::is_invocable_v<const Loop&, const Rows<Operands>&, void*, int64_t, int64_t, int64_t>) {
+      each(rows, scratch, begin, end, first);
+    } else {
+      each(rows, scratch, begin, end);
+    }
+  };
   constexpr int out = Operands - 1;
   bool half = false;
   for (const RowOperand& operand : operands) half |= is_half(operand.view->dtype);

@@ -7,6 +7,7 @@
 #include "core/buffers.h"
 #include "core/call.h"
 #include "core/checks.h"
+#include "core/dropout.h"
 #include "core/half.h"
 
 namespace innerloop {
@@ -166,7 +167,7 @@ Shape check_linear(const TensorView& x, const Weight& w) {
 }
 
 void linear_forward(const Activation& activation, const double* parameters, const TensorView& x, const Weight& w,
-                    const TensorView* bias, const TensorView& y, const TensorView* z) {
+                    const TensorView* bias, const TensorView& y, const TensorView* z, const DropoutWork* dropout) {
   const Kernels& in_use = kernels();
   const LinearKernels& kernel = typed(in_use, x.dtype);
   Call call;
@@ -185,12 +186,14 @@ void linear_forward(const Activation& activation, const double* parameters, cons
   l.bias = strided(bias);
   l.activation = index_of(in_use, activation);
   l.parameters = parameters;
+  l.dropout = dropout;
+  l.keeps_output = dropout != nullptr && z != nullptr && activation.saves_output;
   kernel.forward(call, l);
 }
 
 void linear_backward(const Activation& activation, const double* parameters, const TensorView& dy, const TensorView& x,
                      const Weight& w, const TensorView* saved, const TensorView& dx, const TensorView& dw,
-                     const TensorView* db) {
+                     const TensorView* db, const DropoutWork* dropout) {
   const Kernels& in_use = kernels();
   const LinearKernels& kernel = typed(in_use, x.dtype);
   Call call;
@@ -198,7 +201,12 @@ void linear_backward(const Activation& activation, const double* parameters, con
   l.m = rows_of(x);
   l.n = w.n();
   l.k = w.k();
-  l.dy = matrix_of(dy, call);
+  TensorView kept = dy;  // what dropout lets through
+  if (dropout != nullptr && dy.size() > 0) {
+    kept = contiguous_view(call.scratch((size_t)dy.size() * dtype_size(dy.dtype)), dy.dtype, dy);
+    innerloop::dropout(*dropout, dy, kept);
+  }
+  l.dy = matrix_of(kept, call);
   l.x = matrix_of(x, call);
   if (w.packed != nullptr) {
     l.panels = w.packed->panels(kernel, true);

@@ -88,13 +88,15 @@ bool rows_merge(const TensorView& t, int axes, ptrdiff_t& step);
 // Whether x (..., K) and w (K, N) fit, of one floating dtype; and what shape the result has.
 Shape check_linear(const TensorView& x, const Weight& w);
 
-// `bias` and `z` may be null; z receives x @ w + b.
+// `bias` and `z` may be null; z receives x @ w + b. With `dropout`, which may be null and has 0 < p, y is dropped out
+// after the activation, and where the activation saves its output, z receives that as it was before.
 void linear_forward(const Activation& activation, const double* parameters, const TensorView& x, const Weight& w,
-                    const TensorView* bias, const TensorView& y, const TensorView* z);
+                    const TensorView* bias, const TensorView& y, const TensorView* z,
+                    const DropoutWork* dropout = nullptr);
 
 // `saved` is null for the identity alone, `db` where there is no bias.
 void linear_backward(const Activation& activation, const double* parameters, const TensorView& dy, const TensorView& x,
                      const Weight& w, const TensorView* saved, const TensorView& dx, const TensorView& dw,
-                     const TensorView* db);
+                     const TensorView* db, const DropoutWork* dropout = nullptr);
 
 }  // namespace innerloop

@@ -1,5 +1,6 @@
 #include "core/norms.h"
 
+#include "core/dispatch.h"
 #include "core/errors.h"
 #include "core/norms_memory.h"
 
@@ -41,27 +42,23 @@ void row_norm_forward(const RowNormFunction& norm, const TensorView& x, const Te
                       const TensorView* bias, double eps, const TensorView& y, const TensorView* saved) {
   const int axis = x.ndim - 1;
   const int64_t rows = row_count(x), length = x.shape[axis];
-  const Dtype dtype = compute_dtype(x.dtype);
-  const ptrdiff_t item = (ptrdiff_t)dtype_size(dtype);
+  const Dtype compute = compute_dtype(x.dtype);
+  const ptrdiff_t item = (ptrdiff_t)dtype_size(compute);
   if (y.size() == 0) {
-    if (saved) fill_items(saved->data, item, saved->size(), dtype, NAN);  // of no elements
+    if (saved) fill_items(saved->data, item, saved->size(), compute, NAN);  // of no elements
     return;
   }
   Call call;
-  char* kept = saved ? saved->data : take_items(call, checked_product(norm.has_mean ? 2 : 1, rows), dtype);
-  const auto [mean, rstd] = statistics_of(norm, kept, rows * item, item, without_axis(x, axis), dtype);
-  RowNorm base;
-  base.weight = contiguous_items(call, weight, length, dtype, 1);
-  base.bias = contiguous_items(call, bias, length, dtype, 0);
-  base.eps = eps;
+  char* kept = saved ? saved->data : take_items(call, checked_product(norm.has_mean ? 2 : 1, rows), compute);
+  const auto [mean, rstd] = statistics_of(norm, kept, rows * item, item, without_axis(x, axis), compute);
+  RowNorm work;
+  work.weight = contiguous_items(call, weight, length, compute, 1);
+  work.bias = contiguous_items(call, bias, length, compute, 0);
+  work.eps = eps;
   const auto loop = typed(norm, x.dtype).forward;
-  // Without a mean, what the kernel says of it goes where 1 / deviation follows.
-  run_over_rows<4>(call, {{&x, true}, {&mean, false}, {&rstd, false}, {&y, true}}, axis, length,
-                   [&](const Rows<4>& rows, void* scratch, int64_t begin, int64_t end, int64_t) {
-                     RowNorm work = base;
-                     work.rows = rows;
-                     loop(work, scratch, begin, end);
-                   });
+  run_over_rows<4>(
+      call, {{&x, true}, {&mean, false}, {&rstd, false}, {&y, true}}, axis, length,
+      [&](const Rows<4>& part, void* scratch, int64_t begin, int64_t end) { loop(part, work, scratch, begin, end); });
 }
 
 void row_norm_backward(const RowNormFunction& norm, const TensorView& dy, const TensorView& x, const TensorView& saved,
@@ -69,58 +66,56 @@ void row_norm_backward(const RowNormFunction& norm, const TensorView& dy, const 
                        const TensorView* dbias) {
   const int axis = x.ndim - 1;
   const int64_t rows = row_count(x), length = x.shape[axis];
+  const Dtype compute = compute_dtype(x.dtype);
+  const ptrdiff_t item = (ptrdiff_t)dtype_size(compute);
+  Call call;
+  WrittenItems written_dweight(call, dweight, length), written_dbias(call, dbias, length);
   if (dx.size() == 0) {
-    for (const TensorView* sum : {dweight, dbias}) {
-      if (sum) fill_items(sum->data, sum->strides[0], length, x.dtype, 0);
+    for (WrittenItems* sum : {&written_dweight, &written_dbias}) {
+      sum->fill(0);
+      sum->finish();
     }
     return;
   }
-  Call call;
-  const Dtype dtype = compute_dtype(x.dtype);
-  const ptrdiff_t item = (ptrdiff_t)dtype_size(dtype);
-  char* data = saved.data;
-  ptrdiff_t row = saved.strides[0], step = saved.strides[saved.ndim - 1];
-  if (is_half(x.dtype)) {  // what stands beside it must be contiguous
-    const Walk<1> walk = walk_rows(saved, saved.ndim - 1);
-    data = take_items(call, saved.size(), dtype);
-    storage_of(dtype).widen(walk, 0, saved.size(), reinterpret_cast<float*>(data));
-    row = rows * item;
-    step = item;
+  // Side by side, as the half-precision driver takes what is one element a row.
+  char* kept = take_items(call, checked_product(norm.has_mean ? 2 : 1, rows), compute);
+  TensorView one = saved;
+  one.ndim = 1;
+  one.shape[0] = rows;
+  one.strides[0] = saved.strides[saved.ndim - 1];
+  for (int i = 0; i < (norm.has_mean ? 2 : 1); i++) {
+    one.data = saved.data + i * saved.strides[0];
+    for (int64_t r = 0; r < rows; r++) {
+      memcpy(kept + (i * rows + r) * item, one.data + r * one.strides[0], (size_t)item);
+    }
   }
-  const auto [mean, rstd] = statistics_of(norm, data, row, step, without_axis(x, axis), dtype);
-  const RowOperand operands[] = {{&dy, true}, {&x, true}, {&mean, false}, {&rstd, false}, {&dx, true}};
-  const char* weights = contiguous_items(call, weight, length, dtype, 1);
+  const auto [mean, rstd] = statistics_of(norm, kept, rows * item, item, without_axis(x, axis), compute);
+  const char* weights = contiguous_items(call, weight, length, compute, 1);
   const RowNormKernels& kernel = typed(norm, x.dtype);
   const bool sums = dweight != nullptr || dbias != nullptr;
   const int64_t unit = sums ? rows_of_block(rows, length) : 1, blocks = (rows + unit - 1) / unit;
-  const ptrdiff_t pitch = (ptrdiff_t)length * item;
   char *dweights = nullptr, *dbiases = nullptr;
   if (sums) {
-    dweights = take_items(call, checked_product(blocks, length), dtype);
-    dbiases = take_items(call, checked_product(blocks, length), dtype);
+    dweights = take_items(call, checked_product(blocks, length), compute);
+    dbiases = take_items(call, checked_product(blocks, length), compute);
   }
-  const TensorView wide_dweight = dweight ? widened_output(call, *dweight) : dx;
-  const TensorView wide_dbias = dbias ? widened_output(call, *dbias) : dx;
   run_over_rows<5>(
-      call, operands, axis, length,
-      [&](const Rows<5>& planned, void* scratch, int64_t begin, int64_t end, int64_t first) {
-        RowNormBackward work;
-        work.rows = planned;
-        work.weight = weights;
-        if (!sums) return kernel.backward(work, scratch, begin, end, nullptr, nullptr);
-        for (int64_t at = begin; at < end; at += unit) {
-          const ptrdiff_t place = (ptrdiff_t)((first + at) / unit) * pitch;
-          kernel.backward(work, scratch, at, at + unit < end ? at + unit : end, dweights + place, dbiases + place);
-        }
+      call, {{&dy, true}, {&x, true}, {&mean, false}, {&rstd, false}, {&dx, true}}, axis, length,
+      [&](const Rows<5>& part, void* scratch, int64_t begin, int64_t end, int64_t first) {
+        if (!sums) return kernel.backward(part, weights, scratch, begin, end, nullptr, nullptr);
+        sum_blocks(unit, length, compute, dweights, dbiases, begin, end, first,
+                   [&](int64_t from, int64_t to, char* dw, char* db) {
+                     kernel.backward(part, weights, scratch, from, to, dw, db);
+                   });
       },
-      unit, Order::c);
-  if (!sums) return;
-  call.split(length, kGrain / blocks, [&](int64_t begin, int64_t end) {
-    if (dweight) kernel.add_blocks(dweights, blocks, length, wide_dweight.data, wide_dweight.strides[0], begin, end);
-    if (dbias) kernel.add_blocks(dbiases, blocks, length, wide_dbias.data, wide_dbias.strides[0], begin, end);
+      Order::c, unit);
+  call.split(sums ? length : 0, kGrain / blocks, [&](int64_t begin, int64_t end) {
+    const WrittenItems &dw = written_dweight, &db = written_dbias;
+    if (dw.data) kernel.add_blocks(dweights, blocks, length, dw.data, dw.stride, begin, end);
+    if (db.data) kernel.add_blocks(dbiases, blocks, length, db.data, db.stride, begin, end);
   });
-  if (dweight) narrow_into(call, wide_dweight, *dweight);
-  if (dbias) narrow_into(call, wide_dbias, *dbias);
+  written_dweight.finish();
+  written_dbias.finish();
 }
 
 }  // namespace innerloop

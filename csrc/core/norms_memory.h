@@ -1,4 +1,5 @@
-// What the norms keep beside their arrays: vectors of one element a column, channel or row, in the dtype of the arrays.
+// What the norms keep beside their arrays: vectors of one element a column, channel or row. They are of the type that
+// is computed in; the arrays may be of half precision.
 #pragma once
 
 #include <math.h>
@@ -8,36 +9,70 @@
 
 namespace innerloop {
 
-inline char* take_items(Call& call, int64_t n, Dtype dtype) {
-  return dtype == Dtype::f64 ? (char*)call.array<double>(n) : (char*)call.array<float>(n);
-}
 inline int64_t checked_product(int64_t a, int64_t b) {
   int64_t n;
   if (__builtin_mul_overflow(a, b, &n)) throw std::bad_alloc();
   return n;
 }
+inline char* take_items(Call& call, int64_t n, Dtype dtype) {
+  return dtype == Dtype::f64 ? (char*)call.array<double>(n) : (char*)call.array<float>(n);
+}
 
+// `dtype` is float32 or float64.
 inline void fill_items(char* to, ptrdiff_t stride, int64_t n, Dtype dtype, double value) {
   const float narrow = (float)value;
   const void* from = dtype == Dtype::f64 ? (const void*)&value : &narrow;
   for (int64_t i = 0; i < n; i++) memcpy(to + i * stride, from, dtype_size(dtype));
 }
 
-// A vector as the kernels take it, contiguous and of a dtype that is computed in; `otherwise` throughout if it is null.
-inline char* contiguous_items(Call& call, const TensorView* vector, int64_t n, Dtype dtype, double otherwise) {
-  const ptrdiff_t item = (ptrdiff_t)dtype_size(dtype);
-  char* items = take_items(call, n, dtype);
+// The vector as a walk, for its storage's kernels.
+inline Walk<1> walk_items(const TensorView& vector) {
+  Walk<1> walk;
+  walk.ndim = 1;
+  walk.stream = false;
+  walk.data[0] = vector.data;
+  walk.shape[0] = vector.shape[0];
+  walk.stride[0][0] = vector.strides[0];
+  return walk;
+}
+
+// A vector of n elements as the kernels take it, contiguous; `otherwise` throughout if it is null.
+inline char* contiguous_items(Call& call, const TensorView* vector, int64_t n, Dtype compute, double otherwise) {
+  char* items = take_items(call, n, compute);
+  const ptrdiff_t item = (ptrdiff_t)dtype_size(compute);
   if (vector == nullptr) {
-    fill_items(items, item, n, dtype, otherwise);
-  } else if (is_half(vector->dtype)) {
-    storage_of(vector->dtype).widen(walk_rows(*vector, 0), 0, n, reinterpret_cast<float*>(items));
-  } else {
-    for (int64_t i = 0; i < n; i++) {
-      memcpy(items + i * item, vector->data + i * vector->strides[0], (size_t)item);
-    }
+    fill_items(items, item, n, compute, otherwise);
+  } else if (compute == Dtype::f64) {
+    for (int64_t i = 0; i < n; i++) memcpy(items + i * item, vector->data + i * vector->strides[0], (size_t)item);
+  } else if (n > 0) {
+    storage_of(vector->dtype).widen(walk_items(*vector), 0, n, reinterpret_cast<float*>(items));
   }
   return items;
 }
+
+// A vector that kernels write: itself, or float32 in its place, which `finish` rounds.
+struct WrittenItems {
+  char* data = nullptr;  // null where nobody wants it
+  ptrdiff_t stride = 0;
+
+  WrittenItems(Call& call, const TensorView* vector, int64_t n) : vector(vector), n(n) {
+    if (vector == nullptr) return;
+    const bool half = is_half(vector->dtype);
+    data = half ? take_items(call, n, Dtype::f32) : vector->data;
+    stride = half ? (ptrdiff_t)sizeof(float) : vector->strides[0];
+  }
+  void fill(double value) {
+    fill_items(data, stride, data ? n : 0, compute_dtype(vector ? vector->dtype : Dtype::f32), value);
+  }
+  void finish() const {
+    if (data == nullptr || n == 0 || !is_half(vector->dtype)) return;
+    storage_of(vector->dtype).narrow(reinterpret_cast<const float*>(data), walk_items(*vector), 0, n);
+  }
+
+ private:
+  const TensorView* vector;
+  int64_t n;
+};
 
 // One element a row, side by side, as a view of the rows' shape.
 inline TensorView row_items(char* data, ptrdiff_t stride, const TensorView& rows_shape, Dtype dtype) {
@@ -56,6 +91,24 @@ inline TensorView row_items(char* data, ptrdiff_t stride, const TensorView& rows
 inline int64_t rows_of_block(int64_t rows, int64_t length) {
   const auto root = (int64_t)ceil(sqrt((double)rows));
   return root < 16 && length <= 2048 ? 16 : root > 0 ? root : 1;
+}
+
+// Calls sum(scratch, begin, end, u, v) for the rows [begin, end) of `rows`, which begins with row `first` of all, in
+// pieces that lie within a block; u and v are that block's sums of `length` elements.
+template <class Sum>
+void sum_blocks(int64_t unit, int64_t length, Dtype compute, char* u, char* v, int64_t begin, int64_t end,
+                int64_t first, const Sum& sum) {
+  const size_t pitch = (size_t)length * dtype_size(compute);
+  while (begin < end) {
+    const int64_t row = first + begin, rest = unit - row % unit, stop = end - begin < rest ? end : begin + rest;
+    char *to_u = u + (size_t)(row / unit) * pitch, *to_v = v + (size_t)(row / unit) * pitch;
+    if (row % unit == 0) {
+      memset(to_u, 0, pitch);
+      memset(to_v, 0, pitch);
+    }
+    sum(begin, stop, to_u, to_v);
+    begin = stop;
+  }
 }
 
 }  // namespace innerloop

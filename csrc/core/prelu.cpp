@@ -93,9 +93,7 @@ void prelu_forward(const TensorView& x, const TensorView& weight, const TensorVi
   const TensorView slopes = slopes_of(weight, x);
   const auto loop = typed(x.dtype).forward;
   Call call;
-  run_elementwise<3>(
-      call, {&x, &slopes, &y}, kGrain,
-      [&](const Walk<3>& walk, int64_t begin, int64_t end, int64_t) { loop(walk, begin, end); }, 0);
+  run_elementwise<3>(call, {&x, &slopes, &y}, kGrain, loop, Order::memory, 0);
 }
 
 void prelu_backward(const TensorView& dy, const TensorView& x, const TensorView& weight, const TensorView& dx,
@@ -110,9 +108,7 @@ void prelu_backward(const TensorView& dy, const TensorView& x, const TensorView&
   }
   const TensorView slopes = slopes_of(weight, x);
   const auto loop = typed(x.dtype).backward;
-  run_elementwise<4>(
-      call, {&dy, &x, &slopes, &dx}, kGrain,
-      [&](const Walk<4>& walk, int64_t begin, int64_t end, int64_t) { loop(walk, begin, end); }, 0);
+  run_elementwise<4>(call, {&dy, &x, &slopes, &dx}, kGrain, loop, Order::memory, 0);
 }
 
 }  // namespace innerloop

@@ -24,10 +24,7 @@ void softmax_forward(const SoftmaxFunction& function, const TensorView& x, int a
   if (y.size() == 0) return;
   const auto loop = typed(function, y.dtype).forward;
   Call call;
-  run_over_rows<2>(call, {{&x, true}, {&y, true}}, axis, row_length(y, axis),
-                   [&](const Rows<2>& rows, void* scratch, int64_t begin, int64_t end, int64_t) {
-                     loop(rows, scratch, begin, end);
-                   });
+  run_over_rows<2>(call, {{&x, true}, {&y, true}}, axis, row_length(y, axis), loop);
 }
 
 void softmax_backward(const SoftmaxFunction& function, const TensorView& dy, const TensorView& y, int axis,
@@ -35,10 +32,7 @@ void softmax_backward(const SoftmaxFunction& function, const TensorView& dy, con
   if (dx.size() == 0) return;
   const auto loop = typed(function, dx.dtype).backward;
   Call call;
-  run_over_rows<3>(call, {{&dy, true}, {&y, true}, {&dx, true}}, axis, row_length(dx, axis),
-                   [&](const Rows<3>& rows, void* scratch, int64_t begin, int64_t end, int64_t) {
-                     loop(rows, scratch, begin, end);
-                   });
+  run_over_rows<3>(call, {{&dy, true}, {&y, true}, {&dx, true}}, axis, row_length(dx, axis), loop);
 }
 
 }  // namespace innerloop

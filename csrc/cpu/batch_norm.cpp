@@ -85,8 +85,6 @@ struct Loops {
   static HD void column_sums(const Rows<Operands>& rows, const void* base, void* memory, int64_t begin, int64_t end,
                              void* u, void* uv, const U& get_u, const V& get_v) {
     const Scratch<T> scratch(memory, rows.length);
-    memset(u, 0, (size_t)rows.length * sizeof(T));
-    memset(uv, 0, (size_t)rows.length * sizeof(T));
     for_blocks<T>(rows, scratch.rows, begin, end, [&](const Block<Operands>& block, int count) {
       for_lanes(0, rows.length, [&](int64_t i, int n) INNERLOOP_INLINE {
         const L from = At::load((const char*)base, i, n);

@@ -75,6 +75,8 @@ void forward(Team& team, const Linear& l) {
   p.y = l.y;
   p.z = l.z;
   p.parameters = l.parameters;
+  p.dropout = l.dropout;
+  p.keeps_output = l.keeps_output;
   p.epilogue = Table<T, Activations>::epilogues[l.activation];
   if (l.bias.data != nullptr) {
     char* bias = (char*)team.scratch(((size_t)l.n + kPanel<T>)*sizeof(T));

@@ -2,6 +2,7 @@
 // tile to the epilogue while it lies in the first-level cache. No choice made here changes a bit, see Note [one chain].
 #pragma once
 
+#include "cpu/linear_dropout.h"
 #include "cpu/linear_pack.h"
 #include "cpu/linear_tile.h"
 
@@ -33,8 +34,10 @@ struct Product {
   const char* bias;    // end to end, with room for a whole panel; or null
   Epilogue epilogue;   // null: the product itself is the result
   const double* parameters;
-  char* column_sums;  // of b, n of them, 0 at first; or null
-  bool accumulate;    // the chains go on from what y holds
+  char* column_sums;           // of b, n of them, 0 at first; or null
+  bool accumulate;             // the chains go on from what y holds
+  const DropoutWork* dropout;  // of the epilogue's result; or null
+  bool keeps_output;           // z gets that result, before dropout
 };
 
 // A panel of b in a block of k fills the first-level cache at most, a block of a's rows takes about a third of a
@@ -420,14 +423,35 @@ class Block {
       f.bias_by_row = p.transposed;
       f.y = y_direct ? address(p.y, row, column) : sum;
       f.y_row = y_direct ? p.y.row : sum_row;
-      f.z = p.z.data == nullptr ? nullptr : z_direct ? address(p.z, row, column) : kept;
+      f.z = p.z.data == nullptr || p.keeps_output ? nullptr : z_direct ? address(p.z, row, column) : kept;
       f.z_row = z_direct ? p.z.row : sum_row;
       f.parameters = p.parameters;
       p.epilogue(f);
       if (f.z == kept) store_result(p.z, kept, sum_row, row, rows, column, columns);
+      if (p.dropout != nullptr) {
+        if (p.keeps_output) store_result(p.z, f.y, f.y_row, row, rows, column, columns);
+        drop(f.y, f.y_row, row, rows, column, columns);
+      }
       if (y_direct) return;
     }
     store_result(p.y, sum, sum_row, row, rows, column, columns);
+  }
+
+  // Dropout of what the result holds: half precision is rounded before it, too.
+  void drop(char* tile, ptrdiff_t tile_row, int64_t row, int rows, int64_t column, int columns) const {
+    if (p.y.storage != Storage::full) {
+      alignas(64) char narrow[kTileVectors * sizeof(V)];
+      with_storage<T>(p.y.storage, [&](auto storage) {
+        for (int r = 0; r < rows; r++) {
+          storage.scatter(tile + r * tile_row, columns, narrow, storage.item);
+          storage.gather(narrow, storage.item, columns, tile + r * tile_row);
+        }
+      });
+    }
+    const int64_t width = p.transposed ? p.m : p.n;
+    const int64_t row_step = p.transposed ? 1 : width, column_step = p.transposed ? width : 1;
+    drop_tile<T>(*p.dropout, tile, tile_row, rows, columns, row * row_step + column * column_step, row_step,
+                 column_step);
   }
 
   // A tile to a result that has no whole rows for it: another layout, or the last columns.

@@ -15,12 +15,12 @@ struct Loops {
   using L = Lanes<V>;
   using At = Row<T>;
 
-  static void forward(const RowNorm& work, void* memory, int64_t begin, int64_t end) {
-    const int64_t length = work.rows.length;
+  static void forward(const Rows<4>& rows, const RowNorm& work, void* memory, int64_t begin, int64_t end) {
+    const int64_t length = rows.length;
     const Scratch<T> scratch(memory, length);
     const char *weight = (const char*)work.weight, *bias = (const char*)work.bias;
     const V n((T)length), eps((T)work.eps);
-    for_blocks<T>(work.rows, scratch.rows, begin, end, [&](const Block<4>& block, int count) {
+    for_blocks<T>(rows, scratch.rows, begin, end, [&](const Block<4>& block, int count) {
       for (int r = 0; r < count; r++) {
         const char* x = block.row(0, r);
         char* y = block.row(3, r);
@@ -78,16 +78,12 @@ struct Loops {
     });
   }
 
-  static void backward(const RowNormBackward& work, void* memory, int64_t begin, int64_t end, void* dweight,
+  static void backward(const Rows<5>& all, const void* weights, void* memory, int64_t begin, int64_t end, void* dweight,
                        void* dbias) {
-    const int64_t length = work.rows.length;
+    const int64_t length = all.length;
     const Scratch<T> scratch(memory, length);
-    const char* weight = (const char*)work.weight;
-    if (dweight) {
-      memset(dweight, 0, (size_t)length * sizeof(T));
-      memset(dbias, 0, (size_t)length * sizeof(T));
-    }
-    for_blocks<T>(work.rows, scratch.rows, begin, end, [&](const Block<5>& block, int count) {
+    const char* weight = (const char*)weights;
+    for_blocks<T>(all, scratch.rows, begin, end, [&](const Block<5>& block, int count) {
       for (int first = 0; first < count; first += kRowsTogether) {
         RowState row[kRowsTogether];
         const int rows = count - first < kRowsTogether ? count - first : kRowsTogether;

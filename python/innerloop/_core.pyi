@@ -37,6 +37,9 @@ def linear(
     parameters: dict[str, Any],
     out: Any,
     return_saved: bool,
+    dropout: Any,
+    seed: Any,
+    offset: Any,
     /,
 ) -> Any: ...
 def linear_backward(
@@ -48,6 +51,9 @@ def linear_backward(
     parameters: dict[str, Any],
     bias: bool,
     out: Any,
+    dropout: Any,
+    seed: Any,
+    offset: Any,
     /,
 ) -> tuple[Any, Any, Any]: ...
 def pack(w: Any, /) -> PackedWeight: ...

@@ -18,13 +18,16 @@ def linear(
     activation: str | None = None,
     out: Any = None,
     return_saved: bool = False,
+    dropout: float = 0.0,
+    seed: int | None = None,
+    offset: int = 0,
     **params: float,
 ) -> Any:
     """Dense layer.
 
-    Formula: ``y = act(z)``, where ``z = x @ w + b``. Each element of ``x @ w`` is one chain of
-    fused multiply-adds over K in order, so the result does not depend on the batch or on threads.
-    Half precision accumulates in float32, and each result is rounded once.
+    Formula: ``y = dropout(act(z))``, where ``z = x @ w + b``. Each element of ``x @ w`` is one
+    chain of fused multiply-adds over K in order, so the result does not depend on the batch or on
+    threads. Half precision accumulates in float32, and each result is rounded once.
 
     Parameters
     ----------
@@ -38,6 +41,13 @@ def linear(
         Where to write y, in any layout; it may not overlap `x`, `w` or `b`.
     return_saved : bool, default False
         Return also what `linear_backward` needs.
+    dropout : float, default 0.0
+        Probability, in [0, 1], that an element of y is dropped: as `innerloop.dropout` of act(z),
+        in the same bits, but without another pass over memory.
+    seed : int, optional
+        In [0, 2**64); needed where `dropout` is not 0.
+    offset : int, default 0
+        In [0, 2**64).
     **params : float
         The activation's parameters, such as ``negative_slope``.
 
@@ -46,7 +56,8 @@ def linear(
     y : array, shape (..., N)
     saved : array, shape (..., N), or None
         If `return_saved`. None for the identity; y itself, the same object, if the activation's
-        derivative can be had from its output; else the pre-activation z.
+        derivative can be had from its output and nothing is dropped, act(z) if something may be;
+        else the pre-activation z.
 
     Raises
     ------
@@ -57,7 +68,7 @@ def linear(
         If shapes do not fit, there is no activation of that name, or `out` is read-only or
         overlaps an input.
     """
-    return _core.linear(x, w, b, activation, params, out, return_saved)
+    return _core.linear(x, w, b, activation, params, out, return_saved, dropout, seed, offset)
 
 
 def linear_backward(
@@ -69,12 +80,15 @@ def linear_backward(
     activation: str | None = None,
     bias: bool = True,
     out: tuple[Any, Any, Any] | None = None,
+    dropout: float = 0.0,
+    seed: int | None = None,
+    offset: int = 0,
     **params: float,
 ) -> tuple[Any, Any, Any]:
     """Gradients of `linear`.
 
-    Formula: ``dz = dy * act'(z)``, ``dx = dz @ w.T``, ``dw = x.T @ dz``, ``db = sum of dz's rows``,
-    where the leading axes of x and dy are taken together as rows.
+    Formula: ``dz = dropout_backward(dy) * act'(z)``, ``dx = dz @ w.T``, ``dw = x.T @ dz``,
+    ``db = sum of dz's rows``, where the leading axes of x and dy are taken together as rows.
 
     Source: D. Rumelhart, G. Hinton and R. Williams, "Learning representations by back-propagating
     errors", Nature 323, 1986.
@@ -87,7 +101,7 @@ def linear_backward(
     w : array, shape (K, N), or PackedWeight
     saved : array, shape (..., N), or None
         From ``linear(..., return_saved=True)``; needed by all but the identity.
-    activation, **params
+    activation, dropout, seed, offset, **params
         As given to `linear`.
     bias : bool, default True
         Whether the layer has a bias.
@@ -110,7 +124,9 @@ def linear_backward(
         If shapes do not fit, there is no activation of that name, or an array of `out` is
         read-only or overlaps another.
     """
-    return _core.linear_backward(dy, x, w, saved, activation, params, bias, out)
+    return _core.linear_backward(
+        dy, x, w, saved, activation, params, bias, out, dropout, seed, offset
+    )
 
 
 def pack(w: Any) -> PackedWeight:

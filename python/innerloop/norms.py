@@ -205,7 +205,7 @@ def batch_norm(
     ----------
     x : array, shape (N, C, ...), float32, float64, bfloat16 or float16
         Channels lie along axis 1.
-    running_mean, running_var : array, shape (C,), dtype of x, or None
+    running_mean, running_var : array, shape (C,), float32, or float64 for float64, or None
         Written in training, where each may be None; an empty batch leaves them as they are.
     weight, bias : array, shape (C,), dtype of x, optional
         1 and 0 without.
@@ -228,7 +228,7 @@ def batch_norm(
     Raises
     ------
     TypeError
-        If an argument is not an array of a floating dtype, or of another than x; or running
+        If an argument is not an array of a floating dtype, or of another than stated; or running
         statistics are missing where training is False.
     ValueError
         If x has fewer than two axes or, in training, one value a channel; if shapes do not fit, eps

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._precision import round_to
+from .dropout import dropout as drop
 from .registry import ACTIVATIONS
 
 __all__ = ["linear", "linear_backward"]
@@ -21,11 +22,14 @@ def linear(
     *,
     activation: str | None = None,
     return_saved: bool = False,
+    dropout: float = 0.0,
+    seed: int = 0,
+    offset: int = 0,
     **params: float,
 ) -> Any:
     """Dense layer.
 
-    Formula: ``y = act(z)``, where ``z = x @ w + b``.
+    Formula: ``y = dropout(act(z))``, where ``z = x @ w + b``.
 
     Parameters
     ----------
@@ -36,6 +40,8 @@ def linear(
         The name of one of `ACTIVATIONS`; None is the identity.
     return_saved : bool, default False
         Return also what `linear_backward` needs.
+    dropout, seed, offset
+        As given to `dropout`, which is left out where the probability is 0.
     **params : float
         The activation's parameters.
 
@@ -43,20 +49,21 @@ def linear(
     -------
     y : array, shape (..., N)
     saved : array, shape (..., N), or None
-        If `return_saved`. None for the identity, y if the activation's derivative can be had from
-        its output, else the pre-activation z.
+        If `return_saved`. None for the identity, act(z) if the activation's derivative can be had
+        from its output, else the pre-activation z.
     """
     act = ACTIVATIONS[activation or "identity"]
     with np.errstate(all="ignore"):
         z = x.astype(np.float64) @ w.astype(np.float64)
         if b is not None:
             z = z + b
-    y = round_to(act.forward(z, **params), x.dtype)
+    a = round_to(act.forward(z, **params), x.dtype)
+    y = drop(a, dropout, seed=seed, offset=offset) if dropout > 0 else a
     if not return_saved:
         return y
     if act.name == "identity":
         return y, None
-    return y, y if act.saves_output else round_to(z, x.dtype)
+    return y, a if act.saves_output else round_to(z, x.dtype)
 
 
 def linear_backward(
@@ -66,12 +73,15 @@ def linear_backward(
     saved: NDArray | None = None,
     *,
     activation: str | None = None,
+    dropout: float = 0.0,
+    seed: int = 0,
+    offset: int = 0,
     **params: float,
 ) -> tuple[NDArray, NDArray, NDArray]:
     """Gradients of `linear`.
 
-    Formula: ``dz = dy * act'(z)``, ``dx = dz @ w.T``, ``dw = x.T @ dz``, ``db = sum of dz's rows``,
-    where the leading axes of x and dy are taken together as rows.
+    Formula: ``dz = dropout_backward(dy) * act'(z)``, ``dx = dz @ w.T``, ``dw = x.T @ dz``,
+    ``db = sum of dz's rows``, where the leading axes of x and dy are taken together as rows.
 
     Source: D. Rumelhart, G. Hinton and R. Williams, "Learning representations by back-propagating
     errors", Nature 323, 1986.
@@ -84,7 +94,7 @@ def linear_backward(
     w : array, shape (K, N)
     saved : array, shape (..., N), or None
         From ``linear(..., return_saved=True)``.
-    activation, **params
+    activation, dropout, seed, offset, **params
         As given to `linear`.
 
     Returns
@@ -96,6 +106,8 @@ def linear_backward(
     act = ACTIVATIONS[activation or "identity"]
     k, n = w.shape
     rows = math.prod(dy.shape[:-1])  # not -1: reshape cannot infer a size beside a zero
+    if dropout > 0:
+        dy = drop(dy, dropout, seed=seed, offset=offset)
     dz = dy.astype(np.float64)
     if act.saves_output:
         dz = act.backward(dz, None, y=saved, **params)

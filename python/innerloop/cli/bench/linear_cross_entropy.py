@@ -1,4 +1,4 @@
-"""linear_cross_entropy: loss and gradients of a classifier's last layer, and the memory it takes."""
+"""linear_cross_entropy: loss and gradients of a classifier's last layer; their memory."""
 
 from __future__ import annotations
 
