@@ -395,7 +395,7 @@ BAD: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
     ),
     "logits a list": (TypeError, "logits", {"logits": [[1.0]]}),
     "logits of integers": (TypeError, "logits", {"logits": np.ones((3, 4), "i4")}),
-    "logits half": (TypeError, "logits", {"logits": Z.astype("f2")}),
+    "half logits, float32 out": (TypeError, "out", {"logits": Z.astype("f2")}),
     "logits 0-d": (ValueError, "logits", {"logits": np.array(1.0)}),
     "target a number": (TypeError, "target", {"target": 3}),
     "target of bool": (TypeError, "target.*bool", {"target": T > 1}),

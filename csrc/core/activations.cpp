@@ -15,8 +15,9 @@ void activation_forward(const Activation& activation, const double* parameters, 
                         const TensorView& y) {
   const auto loop = typed(activation, x.dtype).forward;
   Call call;
-  run_elementwise<2>(call, {&x, &y}, kGrain,
-                     [&](const Walk<2>& walk, int64_t begin, int64_t end) { loop(parameters, walk, begin, end); });
+  run_elementwise<2>(call, {&x, &y}, kGrain, [&](const Walk<2>& walk, int64_t begin, int64_t end, int64_t) {
+    loop(parameters, walk, begin, end);
+  });
 }
 
 void activation_backward(const Activation& activation, const double* parameters, const TensorView& dy,
@@ -24,8 +25,9 @@ void activation_backward(const Activation& activation, const double* parameters,
   const ActivationKernels& kernels = typed(activation, dy.dtype);
   const auto loop = saved_is_output ? kernels.backward : kernels.backward_from_input;
   Call call;
-  run_elementwise<3>(call, {&dy, &saved, &dx}, kGrain,
-                     [&](const Walk<3>& walk, int64_t begin, int64_t end) { loop(parameters, walk, begin, end); });
+  run_elementwise<3>(call, {&dy, &saved, &dx}, kGrain, [&](const Walk<3>& walk, int64_t begin, int64_t end, int64_t) {
+    loop(parameters, walk, begin, end);
+  });
 }
 
 }  // namespace innerloop

@@ -72,6 +72,12 @@ struct LossParts {
   }
 };
 
+// Not inlined: it is wanted once a row at most, by each of the loops.
+template <class T>
+__attribute__((noinline)) T log_of(T x) {
+  return log(Native<T>(x))[0];
+}
+
 template <class T, Target target, bool weighted, bool gradient>
 struct Loop {
   using L = Lanes<Native<T>>;
@@ -143,7 +149,7 @@ struct Loop {
     const T row_scale = scale * parts.row_weight[r];
     T scaled = row_scale * sum_q;
     if (work.z_loss != 0) {
-      const T lse = found.top + log(Native<T>(found.total))[0];
+      const T lse = found.top + log_of(found.total);
       scaled = scaled + scale * rule.z_slope(parts.z_weight[r], lse);
     }
     scaled = scaled / found.total;

@@ -22,9 +22,9 @@ struct LossAndSlope {
   V loss, slope;
 };
 
-// 1, -1, or 0 at 0 and at NaN.
+// The derivative of |x|, as PyTorch has it: 1, -1, or 0 at 0 and at NaN.
 template <class V>
-HD V sign_of(V x) {
+HD V slope_of_abs(V x) {
   return select(x > V(0), V(1), select(x < V(0), V(-1), V(0)));
 }
 
@@ -44,7 +44,7 @@ struct L1Loss {
   template <class V>
   HD LossAndSlope<V> both(V x, V t) const {
     const V d = x - t;
-    return {abs(d), sign_of(d)};
+    return {abs(d), slope_of_abs(d)};
   }
 };
 
@@ -58,7 +58,7 @@ struct SmoothL1Loss {
     if (beta == 0) return L1Loss().both(x, t);
     const V d = x - t, a = abs(d), quotient = d / V(beta);
     const auto far = a >= V(beta);  // not so for NaN
-    return {select(far, a - V(0.5 * beta), V(0.5) * d * quotient), select(far, sign_of(d), quotient)};
+    return {select(far, a - V(0.5 * beta), V(0.5) * d * quotient), select(far, slope_of_abs(d), quotient)};
   }
 };
 
@@ -71,8 +71,7 @@ struct HuberLoss {
   HD LossAndSlope<V> both(V x, V t) const {
     const V d = x - t, a = abs(d);
     const auto far = a >= V(delta);
-    return {select(far, V(delta) * (a - V(0.5 * delta)), V(0.5) * d * d),
-            select(far, V(delta) * sign_of(d), d)};
+    return {select(far, V(delta) * (a - V(0.5 * delta)), V(0.5) * d * d), select(far, V(delta) * slope_of_abs(d), d)};
   }
 };
 
@@ -118,8 +117,8 @@ struct KlDiv {
   }
 };
 
-using ElementwiseLosses = List<MseLoss, L1Loss, SmoothL1Loss, HuberLoss, BinaryCrossEntropy,
-                               BinaryCrossEntropyWithLogits, KlDiv>;
+using ElementwiseLosses =
+    List<MseLoss, L1Loss, SmoothL1Loss, HuberLoss, BinaryCrossEntropy, BinaryCrossEntropyWithLogits, KlDiv>;
 
 // nll_loss: -w x of the label's logarithm x and the row's weight w.
 struct NegativeLogLikelihood {

@@ -51,7 +51,8 @@ struct CrossEntropy {
     return (weight + weight) * lse;
   }
 
-  // scale * dz, from scaled = scale * (sum(q) + z_slope) / total and scaled_q = scale * q; a label's own part comes off after.
+  // scale * dz, from scaled = scale * (sum(q) + z_slope) / total and scaled_q = scale * q; a label's own part comes off
+  // after.
   template <class V>
   static HD V gradient(V e, V scaled) {
     return e * scaled;

@@ -9,10 +9,12 @@
 #include "core/activations.h"
 #include "core/dispatch.h"
 #include "core/dropout.h"
+#include "core/elementwise_losses.h"
 #include "core/gated.h"
 #include "core/half.h"
 #include "core/linear.h"
 #include "core/linear_cross_entropy.h"
+#include "core/nll_loss.h"
 #include "core/norms.h"
 #include "core/optimizers.h"
 #include "core/pool.h"
@@ -221,6 +223,53 @@ void test_softmax_and_losses(Dtype dtype) {
   }
 }
 
+// A result of one number, to be recorded.
+Tensor& fill_with(Tensor& one, double value) {
+  if (one.view.dtype == Dtype::f64) {
+    memcpy(one.view.data, &value, sizeof value);
+  } else {
+    const float narrow = (float)value;
+    memcpy(one.view.data, &narrow, sizeof narrow);
+  }
+  return one;
+}
+
+void test_elementwise_losses(Dtype dtype) {
+  const Shape shape = {7, 9001};
+  Tensor pred(dtype, shape), target(dtype, shape), weight(dtype, shape), gradient(dtype, shape), value(dtype, {1});
+  for (Tensor* t : {&pred, &target}) {
+    t->fill(t == &pred ? 11 : 12);
+    activation_forward(find_activation("sigmoid"), nullptr, t->view, t->view);  // probabilities, which all take
+  }
+  weight.fill(13);
+  for (const ElementwiseLoss& loss : *kernels().elementwise_losses) {
+    double parameters[kMaxParameters] = {};
+    for (int i = 0; i < loss.parameter_count; i++) parameters[i] = 0.5 * loss.parameters[i].default_value;
+    const ElementwiseLossInputs plain = {&pred.view, &target.view, nullptr, nullptr};
+    double mean = elementwise_loss(loss, parameters, plain, Reduction::mean, 1, nullptr, nullptr);
+    record(loss.name, dtype, fill_with(value, mean));
+    const TensorView* array = loss.array ? &weight.view : nullptr;
+    const ElementwiseLossInputs all = {&pred.view, &target.view, &weight.view, array};
+    mean = elementwise_loss(loss, parameters, all, Reduction::mean, 3, nullptr, &gradient.view);
+    record(std::string(loss.name) + " weighted", dtype, fill_with(value, mean));
+    record(std::string(loss.name) + " weighted, gradient", dtype, gradient);
+  }
+}
+
+void test_nll_loss(Dtype dtype) {
+  const int64_t rows = 5003, classes = 10;
+  Tensor x(dtype, {rows, classes}), labels(Dtype::i64, {rows}), weight(dtype, {classes}),
+      gradient(dtype, {rows, classes});
+  Tensor sample_weight(dtype, {rows}), value(dtype, {1});
+  for (int64_t i = 0; i < rows; i++) reinterpret_cast<int64_t*>(labels.view.data)[i] = i * 7 % classes;
+  weight.fill(15);
+  sample_weight.fill(16);
+  const double mean =
+      nll_loss(x.fill(14).view, labels.view, &weight.view, &sample_weight.view, {3}, nullptr, &gradient.view);
+  record("nll_loss", dtype, fill_with(value, mean));
+  record("nll_loss gradient", dtype, gradient);
+}
+
 void test_optimizers(Dtype dtype) {
   for (const Optimizer& optimizer : *kernels().optimizers) {
     double numbers[kMaxParameters] = {};
@@ -342,6 +391,8 @@ int main() {
         test_gated(dtype);
         test_linear(dtype);
         test_softmax_and_losses(dtype);
+        test_elementwise_losses(dtype);
+        test_nll_loss(dtype);
         test_linear_cross_entropy(dtype);
         test_optimizers(dtype);
         test_dropout(dtype);

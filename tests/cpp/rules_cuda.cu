@@ -2,12 +2,13 @@
 // CPU and the GPU, and this keeps them so. Nothing here is run or shipped.
 #define INNERLOOP_ISA cuda
 #include "rules/activations.h"
-#include "rules/gated.h"
 #include "rules/dropout.h"
+#include "rules/gated.h"
+#include "rules/losses.h"
 #include "rules/norms.h"
 #include "rules/optimizers.h"
-#include "rules/prelu.h"
 #include "rules/philox.h"
+#include "rules/prelu.h"
 #include "rules/softmax.h"
 #include "rules/softmax_cross_entropy.h"
 #include "simd/scalar.h"
@@ -46,6 +47,27 @@ __global__ void cross_entropy(CrossEntropy rule, const T* x, T* y) {
   const V loss = rule.label_loss(V(x[0]), V(x[1]), V(x[2])) + rule.shared_loss(share, V(x[3]), V(x[2]));
   const V z = rule.z_value(V(x[0]), V(x[1])) + rule.z_slope(V(x[2]), V(x[3]));
   y[0] = (loss + rule.gradient(V(x[4]), V(x[5]), share) + z).v;
+}
+
+template <class Rule, class T>
+__global__ void loss(Rule rule, const T* x, const T* t, T* y, T* dx, int n) {
+  const int i = (int)(blockIdx.x * blockDim.x + threadIdx.x);
+  if (i >= n) return;
+  using V = Vec<T, 1>;
+  LossAndSlope<V> both;
+  if constexpr (std::is_same_v<Rule, BinaryCrossEntropyWithLogits>) {
+    both = rule.both(V(x[i]), V(t[i]), V(1));
+  } else {
+    both = rule.both(V(x[i]), V(t[i]));
+  }
+  y[i] = both.loss.v;
+  dx[i] = both.slope.v;
+}
+
+template <class T>
+__global__ void nll(const T* x, T* y) {
+  using V = Vec<T, 1>;
+  y[0] = (NegativeLogLikelihood::loss(V(x[0]), V(x[1])) + NegativeLogLikelihood::slope(V(x[2]))).v;
 }
 
 template <class T>
@@ -109,6 +131,13 @@ void launch_activations(List<Rules...>, float* f, double* d, int n) {
 }
 
 template <class... Rules>
+void launch_losses(List<Rules...>, float* f, double* d, int n) {
+  const double parameters[kMaxParameters] = {};
+  (loss<<<1, 1>>>(make_rule<Rules>(parameters), f, f, f, f, n), ...);
+  (loss<<<1, 1>>>(make_rule<Rules>(parameters), d, d, d, d, n), ...);
+}
+
+template <class... Rules>
 void launch_gated(List<Rules...>, float* f, double* d) {
   (gated<Rules><<<1, 1>>>(f, f), ...);
   (gated<Rules><<<1, 1>>>(d, d), ...);
@@ -123,7 +152,10 @@ void launch_steps(List<Rules...>, float* f, double* d, int n) {
 void compile_all(float* f, double* d, int n) {
   launch_activations(Activations{}, f, d, n);
   launch_gated(GatedPairs{}, f, d);
+  launch_losses(ElementwiseLosses{}, f, d, n);
   launch_steps(Optimizers{}, f, d, n);
+  nll<<<1, 1>>>(f, f);
+  nll<<<1, 1>>>(d, d);
   prelu<<<1, 1>>>(f, f);
   prelu<<<1, 1>>>(d, d);
   cross_entropy<<<1, 1>>>(CrossEntropy{1, 0}, f, f);

@@ -1,6 +1,7 @@
 """``python -m innerloop selftest``: every kernel against the NumPy reference, on every ISA at hand.
 
-Driven by the lists of activations and optimizers, so that a new one is tested without being named.
+Driven by the lists of activations, losses and optimizers, so that a new one is tested without being
+named.
 """
 
 from __future__ import annotations
@@ -129,6 +130,8 @@ def cases(dtype: np.dtype, sizes: tuple[int, ...]) -> Iterator[Case]:
     yield from softmax_cases(dtype)
     yield from linear_cases(dtype)
     yield from cross_entropy_cases(dtype)
+    yield from elementwise_loss_cases(dtype, sizes)
+    yield from nll_loss_cases(dtype)
     yield from optimizer_cases(dtype, sizes)
 
 
@@ -246,6 +249,41 @@ def _share(
         return np.asarray(loss / gradient.dtype.type(rows), gradient.dtype), gradient
 
     return call
+
+
+def elementwise_loss_cases(dtype: np.dtype, sizes: tuple[int, ...]) -> Iterator[Case]:
+    """Each elementwise loss with its gradient, over contiguous and strided arrays."""
+    for (name, entry), size in itertools.product(reference.LOSSES.items(), sizes):
+        rng = np.random.default_rng(13)
+        # Of probabilities, which every one of them takes.
+        pred, target, weight = (rng.uniform(0.01, 0.99, size).astype(dtype) for _ in range(3))
+        for reduction, step, w in itertools.product(("mean", "none"), (1, -2), (None, weight)):
+            options: dict[str, Any] = {
+                "sample_weight": None if w is None else w[::step],
+                "reduction": reduction,
+                "return_grad": True,
+            }
+            arrays = pred[::step], target[::step]
+            yield (
+                name,
+                partial(getattr(il, name), *arrays, **options),
+                partial(entry.function, *arrays, **options),
+            )
+
+
+def nll_loss_cases(dtype: np.dtype) -> Iterator[Case]:
+    """nll_loss along each axis."""
+    log_probs = reference.log_softmax(random(14, dtype, 7, 5, 3), 1)
+    for axis, reduction in itertools.product(range(3), ("mean", "none")):
+        rows = log_probs.shape[:axis] + log_probs.shape[axis + 1 :]
+        labels = np.random.default_rng(15).integers(0, log_probs.shape[axis], rows)
+        options: dict[str, Any] = {"axis": axis, "reduction": reduction, "return_grad": True}
+        options["ignore_index"] = 1
+        yield (
+            "nll_loss",
+            partial(il.nll_loss, log_probs, labels, **options),
+            partial(reference.nll_loss, log_probs, labels, **options),
+        )
 
 
 def optimizer_cases(dtype: np.dtype, sizes: tuple[int, ...]) -> Iterator[Case]:

@@ -26,7 +26,7 @@ from .report import as_record, means, report
 
 NOUNS = (
     *("linear", "softmax_cross_entropy", "linear_cross_entropy", "optimizers", "activations"),
-    *("prelu", "gated", "norms"),
+    *("elementwise_losses", "prelu", "gated", "norms"),
 )
 
 

@@ -1,0 +1,67 @@
+"""Elementwise losses: the mean and the gradient in one call, out of memory and within caches."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import innerloop as il
+
+from .harness import Case, close
+
+LARGE, SMALL = 16_000_000, 1_000
+QUICK = 2_000
+
+
+def cases(torch: Any, quick: bool) -> Iterator[Case]:
+    """Yield each loss of the list, large and small, with the gradient into a given array."""
+    for size in (LARGE, SMALL):
+        size = QUICK if quick else size
+        rng = np.random.default_rng(0)
+        # Of probabilities, which every one of them takes.
+        pred, target = (rng.random(size, dtype=np.float32) for _ in range(2))
+        out = np.zeros_like(pred)
+        for name in il.losses.NAMES:
+            yield _case(torch, name, pred, target, out)
+
+
+def _case(torch: Any, name: str, pred: NDArray, target: NDArray, out: NDArray) -> Case:
+    run = functools.partial(getattr(il, name), pred, target, return_grad=True, out=out)
+    peers: dict[str, Any] = {}
+    function = None if torch is None else getattr(torch.nn.functional, name, None)
+    if function is not None:
+        tx, tt = torch.from_numpy(pred).requires_grad_(), torch.from_numpy(target)
+
+        def by_torch() -> Any:
+            loss = function(tx, tt)
+            return loss.detach(), torch.autograd.grad(loss, tx)[0]
+
+        peers["torch"] = by_torch
+    if name == "mse_loss":
+        peers["numpy"] = functools.partial(_mse, pred, target)
+
+    def check() -> None:
+        for peer in peers.values():
+            for actual, expected in zip(run(), peer(), strict=True):
+                close(actual, expected)
+
+    return Case(
+        name=name,
+        group=f"{pred.size:,} elements, value and gradient into a given array",
+        run=run,
+        peers=peers,
+        moved=12.0 * pred.size,
+        footprint=12.0 * pred.size,
+        check=check,
+    )
+
+
+def _mse(pred: NDArray, target: NDArray) -> tuple[Any, NDArray]:
+    d = pred - target
+    loss = np.vdot(d, d) / d.size
+    d *= np.float32(2 / d.size)
+    return loss, d
