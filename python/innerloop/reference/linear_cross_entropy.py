@@ -58,7 +58,7 @@ def linear_cross_entropy(
         If `return_grad`; db is None without `b`.
     """
 
-    def wide(a: NDArray | None) -> NDArray | None:
+    def wide(a: Any) -> Any:
         return None if a is None or a.dtype.kind in "iu" else a.astype(np.float64)
 
     logits = linear(wide(x), wide(w), wide(b))

@@ -46,9 +46,9 @@ def step(
     numbers : dict
         What else `function` takes.
     """
-    halves = master is not None and master.dtype == np.int16
-    if halves:
-        wide = rounding.join(param.view(np.uint16), master).astype(np.float64)
+    halves = master if master is not None and master.dtype == np.int16 else None
+    if halves is not None:
+        wide = rounding.join(param.view(np.uint16), halves).astype(np.float64)
     else:
         wide = (param if master is None else master).astype(np.float64)
     wide_states = {
@@ -60,8 +60,8 @@ def step(
     function(wide, grad, **wide_states, **numbers)
     with np.errstate(all="ignore"):
         new = wide.astype(np.float32)
-        if halves:
-            param.view(np.uint16)[...], master[...] = rounding.split(new)
+        if halves is not None:
+            param.view(np.uint16)[...], halves[...] = rounding.split(new)
         else:
             if master is not None:
                 master[...] = new
