@@ -27,6 +27,10 @@ class Call:
     one_element: tuple[str, ...] = ()  # arrays that may also be of one element
     in_place: tuple[str, ...] = ()  # inputs that `out` may be, or "dx x": x that dx may be
 
+    mixes: tuple[
+        str, ...
+    ] = ()  # arrays that may be of half precision beside float32; all of a step's
+
     def run(self, **changed: Any) -> Any:
         return self.function(**(self.arrays | self.other | changed))
 
@@ -130,6 +134,7 @@ def calls() -> Iterator[tuple[str, Call]]:
         arrays = {"log_probs": f32(N, C), "target": labels(), "weight": abs(f32(C))}
         arrays |= {"sample_weight": abs(f32(N))} | out
         call = Call(il.nll_loss, arrays, other, writes, in_place=("log_probs",))
+        call.mixes = () if return_grad else ("log_probs",)
         yield f"nll_loss {reduction} {return_grad}", call
     for name, optimizer in OPTIMIZERS.items():
         states = [f"{state}s" for state in optimizer.states]

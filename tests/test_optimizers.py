@@ -55,13 +55,23 @@ def test_list_is_the_references():
         assert tuple(states) == entry.states
 
 
+STORED = ["masters", "seed"]  # see test_optimizers_storage.py
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_public_names_and_signatures(name):
     entry = OPTIMIZERS[name]
     function, made = getattr(il, f"{name}_step"), getattr(il, entry.class_name)
     parameters = inspect.signature(function).parameters
     plurals = [f"{s}s" for s in entry.states]
-    assert list(parameters) == ["params", "grads", *plurals, "step", *entry.hyperparameters]
+    assert list(parameters) == [
+        "params",
+        "grads",
+        *plurals,
+        "step",
+        *entry.hyperparameters,
+        *STORED,
+    ]
     for s, plural in zip(entry.states, plurals, strict=True):
         assert (parameters[plural].default is None) == (s in entry.needs)
     for h, default in entry.hyperparameters.items():
@@ -69,7 +79,7 @@ def test_public_names_and_signatures(name):
         assert inspect.signature(made).parameters[h].default == default
     for documented in parameters:
         assert f"\n{documented} : " in function.__doc__
-    for documented in ["params", *entry.hyperparameters]:
+    for documented in ["params", *entry.hyperparameters, "state_dtype", "master", "seed"]:
         assert f"\n{documented} : " in made.__doc__
     assert issubclass(made, il.Optimizer)
     assert function.__name__ in il.optimizers.__all__ and made.__name__ in il.optimizers.__all__

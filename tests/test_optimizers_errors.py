@@ -27,7 +27,6 @@ ERRORS = {  # what to put in place of argument i: (i, value or keyword, exceptio
     "params a dict": (0, {}, TypeError, "params"),
     "params nested": (0, [[np.zeros(5, A)]], TypeError, r"params\[0\]"),
     "params integer": (0, np.zeros(5, np.int32), TypeError, "params .*int32"),
-    "params float16": (0, np.zeros(5, np.float16), TypeError, "params .*float16"),
     "params complex": (0, np.zeros(5, np.complex64), TypeError, "params"),
     "params objects": (0, np.zeros(5, object), TypeError, "params"),
     "params big-endian": (0, np.zeros(5, ">f4"), TypeError, "params"),

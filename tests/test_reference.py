@@ -171,7 +171,9 @@ def test_activation_shapes_and_fresh_results(name, shape):
 def test_activation_registry():
     assert list(ACTIVATIONS)[:4] == ["identity", "relu", "leaky_relu", "sigmoid"]
     assert ACTIVATIONS["leaky_relu"].parameters == {"negative_slope": 0.01}
-    assert {n for n, a in ACTIVATIONS.items() if a.saves_output} == {"relu", "sigmoid", "tanh"}
+    assert {n for n, a in ACTIVATIONS.items() if a.saves_output} == {
+        *("relu", "relu6", "selu", "celu", "sigmoid", "tanh")
+    }
     for name, act in ACTIVATIONS.items():
         assert getattr(reference, name) is act.forward
         assert getattr(reference, f"{name}_backward") is act.backward

@@ -48,7 +48,9 @@ def _case(torch: Any, shape: tuple[int, ...], backward: bool) -> Case:
             pairs = zip(ours, theirs, strict=True) if backward else [(ours, theirs)]
             for actual, expected in pairs:
                 scale = max(1.0, float(np.abs(actual).max()))  # of a sum over all rows
-                close(np.array(actual) / np.float32(scale), np.array(expected) / np.float32(scale))
+                close(
+                    np.asarray(actual) / np.float32(scale), np.asarray(expected) / np.float32(scale)
+                )
 
     return Case(
         name=" x ".join(map(str, shape)),
