@@ -30,14 +30,16 @@ def cases(torch: Any, quick: bool) -> Iterator[Case]:
 
 
 def _case(torch: Any, name: str, pred: NDArray, target: NDArray, out: NDArray) -> Case:
-    run = functools.partial(getattr(il, name), pred, target, return_grad=True, out=out)
+    reduction = "sum" if name == "kl_div" else "mean"  # of which PyTorch warns for kl_div
+    loss = functools.partial(getattr(il, name), reduction=reduction)
+    run = functools.partial(loss, pred, target, return_grad=True, out=out)
     peers: dict[str, Any] = {}
     function = None if torch is None else getattr(torch.nn.functional, name, None)
     if function is not None:
         tx, tt = torch.from_numpy(pred).requires_grad_(), torch.from_numpy(target)
 
         def by_torch() -> Any:
-            loss = function(tx, tt)
+            loss = function(tx, tt, reduction=reduction)
             return loss.detach(), torch.autograd.grad(loss, tx)[0]
 
         peers["torch"] = by_torch
