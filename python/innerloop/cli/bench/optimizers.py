@@ -35,6 +35,8 @@ def cases(torch: Any, quick: bool) -> Iterator[Case]:
         yield _case(torch, name, params, grads, f"{large:,}", OPTIONS.get(name, {}))
     yield _case(torch, "adam", params, grads, f"{large:,}", {"amsgrad": True})
     yield _case(torch, "adam", params, grads, f"{large:,}", CLIP)
+    for state_dtype in ("bfloat16", "uint8"):
+        yield _stored(state_dtype, params, grads, f"{large:,}")
     params = [rng.standard_normal(each, dtype=np.float32) for _ in range(many)]
     grads = [rng.standard_normal(each, dtype=np.float32) for _ in range(many)]
     for options in ({}, CLIP):
@@ -78,6 +80,30 @@ def _case(
         moved=4.0 * count * (3 + 2 * len(used) + clips),
         footprint=4.0 * count * (2 + len(used)),
         check=lambda: _check(torch, name, options),
+    )
+
+
+def _stored(state_dtype: str, params: Arrays, grads: Arrays, size: str) -> Case:
+    """Adam with states of fewer bits, beside itself with float32 ones."""
+    kept = {s: il.Adam(params, lr=LR, state_dtype=s) for s in ("float32", state_dtype)}
+    count, bits = float(sum(p.size for p in params)), {"bfloat16": 16, "uint8": 8}[state_dtype]
+
+    def check() -> None:
+        """From states of 0 both take the same first step."""
+        start, grad = (np.linspace(-1, 1, 1000, dtype=np.float32) for _ in range(2))
+        steps = {s: start.copy() for s in kept}
+        for s, param in steps.items():
+            il.Adam(param, lr=LR, state_dtype=s).step(grad)
+        np.testing.assert_array_equal(*steps.values())
+
+    return Case(
+        name=f"Adam ({state_dtype} states), {size}",
+        group="one step",
+        run=lambda: kept[state_dtype].step(grads),
+        peers={"float32 states": lambda: kept["float32"].step(grads)},
+        moved=count * (3 * 4 + 4 * bits / 8),
+        footprint=count * (2 * 4 + 2 * bits / 8),
+        check=check,
     )
 
 
