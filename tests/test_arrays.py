@@ -166,6 +166,7 @@ def test_capsules_without_strides_and_with_an_offset() -> None:
         Forged(shape=(2**62, 2)),
         Forged(shape=(2, 2), strides=(2**62, 1)),
         Forged(shape=(2**40, 2**40), strides=(2**30, 2**30)),
+        Forged(shape=(1, 2), strides=(-(2**61), 1)),
         Forged(data=None),
         Forged(device_type=2),
         Forged(lanes=4),
@@ -243,3 +244,11 @@ def test_a_tensor_that_requires_grad_is_refused() -> None:
     torch = pytest.importorskip("torch")
     with pytest.raises(TypeError, match=r"x must be .*requires grad.*innerloop\.plugins\.torch"):
         il.relu(torch.ones(3, requires_grad=True))
+
+
+def test_a_negated_view_is_refused() -> None:
+    torch = pytest.importorskip("torch")
+    negated = torch.imag(torch.conj(torch.tensor([1 + 2j, 3 - 4j])))
+    with pytest.raises(TypeError, match=r"x must be .* negated view: call resolve_neg\(\)"):
+        il.identity(negated)
+    assert torch.equal(il.identity(negated.resolve_neg()), negated)

@@ -234,3 +234,26 @@ def test_reference_of_others_is_near(name: str, dtype: Any) -> None:
         wide = b.astype("f8")
         scale = np.abs(wide[np.isfinite(wide)]).max(initial=0)
         np.testing.assert_allclose(a.astype("f8"), wide, rtol=2 * unit, atol=unit * scale / 8)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_weights_of_losses_may_be_float32(target: str, dtype: Any) -> None:
+    x, t = (rounded(np.abs(numbers((6, 5), "f4", i)) % 1, dtype) for i in range(2))
+    label = np.arange(6) % 5
+    calls: list[tuple[Operation, tuple[Any, ...], dict[str, tuple[int, ...]]]] = [
+        (
+            il.binary_cross_entropy_with_logits,
+            (x, t),
+            {"pos_weight": (5,), "sample_weight": (6, 5)},
+        ),
+        (il.mse_loss, (x, t), {"sample_weight": (6, 5)}),
+        (il.nll_loss, (x, label), {"weight": (5,), "sample_weight": (6,)}),
+        (il.softmax_cross_entropy, (x, label), {"weight": (5,), "sample_weight": (6,)}),
+    ]
+    for function, arrays, shapes in calls:
+        half = {n: rounded(np.abs(numbers(s, "f4", 7)), dtype) for n, s in shapes.items()}
+        wide = {n: rounded(a, "f4") for n, a in half.items()}
+        for a, b in pairs(
+            function(*arrays, **half, return_grad=True), function(*arrays, **wide, return_grad=True)
+        ):
+            np.testing.assert_array_equal(a, b)

@@ -307,3 +307,38 @@ def test_another_optimizers_torch_state_is_refused(torch, name):
     ours = getattr(il, OPTIMIZERS[name].class_name)(fresh_params()[:2])
     with pytest.raises(ValueError):
         ours.load_state_dict(theirs.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"state": [], "param_groups": []}, "state must be a dict"),
+        ({"state": {0: 5}, "param_groups": []}, "state must be a dict of dicts"),
+        ({"state": {}, "param_groups": None}, "param_groups must be a list"),
+        ({"state": {}, "param_groups": [1]}, "param_groups must be a list of dicts"),
+        ({"state": {}, "param_groups": [{"lr": 1.0}]}, "param_groups must each hold"),
+    ],
+)
+def test_what_is_no_state_of_pytorchs(wrong, words):
+    with pytest.raises(TypeError, match=words):
+        il.Adam(np.ones(3, "f4")).load_state_dict(wrong)
+
+
+@pytest.mark.parametrize("step", [float("nan"), 1.5, "a"])
+def test_steps_of_pytorchs_state_are_whole(step):
+    torch = pytest.importorskip("torch")
+    param = torch.ones(3, requires_grad=True)
+    other = torch.optim.Adam([param])
+    param.grad = torch.ones(3)
+    other.step()
+    state = other.state_dict()
+    state["state"][0]["step"] = step
+    with pytest.raises(ValueError, match="step must be an integer, got"):
+        il.Adam(np.ones(3, "f4")).load_state_dict(state)
+
+
+def test_step_functions_take_schedules():
+    a, b, grad = np.ones(3), np.ones(3), np.ones(3)
+    il.sgd_step(a, grad, step=3, lr=il.schedules.inverse_time(0.1, 0.5))
+    il.sgd_step(b, grad, step=3, lr=il.schedules.inverse_time(0.1, 0.5)(3))
+    np.testing.assert_array_equal(a, b)

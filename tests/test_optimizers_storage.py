@@ -292,7 +292,9 @@ BAD = {
         ValueError,
         "exp_avgs .*overlap masters",
     ),
-    "a seed that is none": ({"seed": 1.5}, TypeError, "seed"),
+    "a seed that is none": ({"seed": 1.5}, TypeError, "seed .*1.5"),
+    "a seed below 0": ({"seed": -1}, ValueError, "seed .*-1"),
+    "a seed of 65 bits": ({"seed": 2**64}, ValueError, r"seed .*2\^64"),
 }
 
 
@@ -317,3 +319,41 @@ def test_bad_options_of_the_classes(keywords: dict[str, Any], words: str) -> Non
     param = np.ones(3, keywords.pop("dtype", BFLOAT16))
     with pytest.raises(ValueError, match=words):
         il.Adam(param, **keywords)
+
+
+@pytest.mark.parametrize("seed", [1.5, "a", None, True, float("nan")])
+def test_seeds_of_the_classes_are_integers(seed: Any) -> None:
+    with pytest.raises(TypeError, match="seed must be an integer, got"):
+        il.Adam(np.ones(3, "f4"), state_dtype="bfloat16", seed=seed)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_seeds_are_saved_and_checked(seed: int) -> None:
+    with pytest.raises(ValueError, match=r"seed must lie in \[0, 2\^64\), got"):
+        il.Adam(np.ones(3, "f4"), seed=seed)
+    optimizer = il.Adam(np.ones(3, "f4"), state_dtype="bfloat16", seed=np.uint64(2**64 - 1))
+    saved = optimizer.state_dict()
+    assert saved["seed"] == 2**64 - 1
+    other = il.Adam(np.ones(3, "f4"), state_dtype="bfloat16")
+    with pytest.raises(ValueError, match=r"seed must lie"):
+        other.load_state_dict(saved | {"seed": seed})
+    other.load_state_dict(saved)
+    assert other.seed == 2**64 - 1
+
+
+def test_params_of_no_axes(target: str) -> None:
+    params = [np.ones(3, BFLOAT16), np.array(1, BFLOAT16)]
+    masters = [np.zeros(3, "i2"), np.array(0, "i2")]
+    il.sgd_step(
+        params, [np.ones(3, BFLOAT16), np.array(1, BFLOAT16)], step=1, lr=0.5, masters=masters
+    )
+    assert (params[0] == 0.5).all() and params[1] == 0.5
+
+
+def test_an_overflowing_state_of_8_bits_is_its_own_affair() -> None:
+    param, grad = np.ones(300, "f4"), np.zeros(300, "f4")
+    grad[5] = 3e38  # whose square is infinite
+    optimizer = il.Adam(param, state_dtype="uint8")
+    optimizer.step(grad)
+    optimizer.step(grad * 0)
+    assert np.isfinite(np.delete(param, 5)).all()

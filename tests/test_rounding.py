@@ -83,16 +83,19 @@ def test_8_bits_are_right_on_average(negatives: bool) -> None:
         assert low <= value <= high and error < 5 * (high - low) * 0.5 / np.sqrt(chosen.size)
 
 
-def test_8_bits_of_a_block_with_nan_or_infinity(isa: str) -> None:
+@pytest.mark.parametrize("negatives", [False, True])
+def test_8_bits_of_a_block_with_nan_or_infinity(isa: str, negatives: bool) -> None:
+    x = np.abs(numbers(600, "float32"))
     for bad in (np.nan, np.inf):
-        x = numbers(600, "float32")
         x[300] = bad
-        got = _core.widen_8bit(*_core.round_8bit(x, True, KEY), True)
-        assert (
-            not np.isfinite(got[300])
-            and np.isfinite(got[:256]).all()
-            and np.isfinite(got[512:]).all()
-        )
+        codes, scales = _core.round_8bit(x, negatives, KEY)
+        expected = rounding.to_8_bits(x, negatives, KEY)
+        np.testing.assert_array_equal(codes, expected[0])
+        np.testing.assert_array_equal(scales, expected[1])
+        got = _core.widen_8bit(codes, scales, negatives)
+        assert np.isfinite(got[:256]).all() and np.isfinite(got[512:]).all()
+        assert np.isnan(got[256:512]).all() if bad != bad else np.isfinite(got[256:512]).all()
+    assert got[300] == np.finfo(np.float32).max
 
 
 def test_8_bits_of_zeros(isa: str) -> None:

@@ -155,24 +155,24 @@ def optimizers(package: Path) -> str:
             for a in function.args.args[2:]
         )
         hyper = [entry for entry in defaults_of(function) if entry[0] not in optional] + common
-        keyword_text = "".join(f", {n}: {kind} = {default}" for n, kind, default in hyper)
-        lines.append(
-            f"def {function.name}_step(params: Any, grads: Any{states}, *, step: int{keyword_text})"
-            " -> None: ..."
-        )
         # A schedule may stand for a number.
         hyper = [
             (n, k.replace("float", "_Number") if k.startswith("float") else k, d)
             for n, k, d in hyper
         ]
+        keyword_text = "".join(f", {n}: {kind} = {default}" for n, kind, default in hyper)
+        lines.append(
+            f"def {function.name}_step(params: Any, grads: Any{states}, *, step: int{keyword_text}"
+            ", masters: Any = None, seed: int = 0) -> None: ..."
+        )
         lr, rest = hyper[0], hyper[1:]
         rest_text = "".join(f", {n}: {kind} = {default}" for n, kind, default in rest)
         lines.append(f"class {class_name}(Optimizer):")
         lines.append("    __signature__: inspect.Signature")
         lines += [f"    {n}: {kind}" for n, kind, _ in hyper]
         lines.append(
-            f"    def __init__(self, params: Any, {lr[0]}: {lr[1]} = {lr[2]}, *{rest_text})"
-            " -> None: ..."
+            f"    def __init__(self, params: Any, {lr[0]}: {lr[1]} = {lr[2]}, *{rest_text}, "
+            "state_dtype: str | None = None, master: str | None = None, seed: int = 0) -> None: ..."
         )
         names += [f"{function.name}_step", class_name]
     lines.insert(

@@ -90,6 +90,7 @@ py::array read(const Tensor& t, bool writeable, const py::dtype& bfloat16, const
       stride = item;
     } else {
       overflow |= __builtin_mul_overflow(dense, t.shape[d], &dense) && t.strides == nullptr;
+      overflow |= stride == INT64_MIN;
       overflow |= __builtin_mul_overflow(stride < 0 ? -stride : stride, t.shape[d] - 1, &extent);
       overflow |= __builtin_add_overflow(reach, extent, &reach);
       if (overflow) refuse("describes more memory than there is");

@@ -25,6 +25,7 @@ TensorView broadcast_to(const TensorView& t, const TensorView& like) {
   }
   wide.name = t.name;
   wide.data = t.data;
+  wide.dtype = t.dtype;
   wide.writeable = false;
   return wide;
 }

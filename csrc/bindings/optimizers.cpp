@@ -270,7 +270,7 @@ py::object step(const std::string& name, py::handle params, py::handle grads, co
     operands[kScalesOperand + s] = Operand(std::string(optimizer.states[s].name) + "_scales",
                                            py::reinterpret_borrow<py::tuple>(scales)[(size_t)s], true);
   }
-  const uint64_t seed = (uint64_t)integer(seed_number, "seed");
+  const uint64_t seed = word64(seed_number, "seed");
   const size_t arrays = operands[0].size();
   for (int op = 1; op < kStoredOperands; op++) {
     if (operands[op].is_given() && operands[op].size() != arrays) {

@@ -26,13 +26,6 @@ void check_dtype(const TensorView& t, const TensorView& like) {
                   got(t));
 }
 
-void check_compute_dtype(const TensorView& t, const TensorView& like) {
-  const Dtype want = compute_dtype(like.dtype);
-  if (t.dtype == want) return;
-  throw TypeError(std::string(t.name) + " must be " + dtype_name(want) + ", in which " + like.name + ", " +
-                  dtype_name(like.dtype) + ", is computed" + got(t));
-}
-
 void check_weight_dtype(const TensorView& t, const TensorView& like) {
   if (t.dtype != compute_dtype(like.dtype)) check_dtype(t, like);
 }

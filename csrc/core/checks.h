@@ -7,13 +7,12 @@
 
 namespace innerloop {
 
-void check_floating(const TensorView& t);                               // float32, float64, bfloat16 or float16
-void check_full_precision(const TensorView& t);                         // float32 or float64
-void check_dtype(const TensorView& t, const TensorView& like);          // the dtype of another argument
-void check_compute_dtype(const TensorView& t, const TensorView& like);  // what another argument's is computed in
-void check_weight_dtype(const TensorView& t, const TensorView& like);   // either of these
-void check_dtype(const TensorView& t, Dtype want, const char* why);     // a stated dtype
-void check_shape(const TensorView& t, const TensorView& like);          // the shape of another argument
+void check_floating(const TensorView& t);                              // float32, float64, bfloat16 or float16
+void check_full_precision(const TensorView& t);                        // float32 or float64
+void check_dtype(const TensorView& t, const TensorView& like);         // the dtype of another argument
+void check_weight_dtype(const TensorView& t, const TensorView& like);  // that, or what it is computed in
+void check_dtype(const TensorView& t, Dtype want, const char* why);    // a stated dtype
+void check_shape(const TensorView& t, const TensorView& like);         // the shape of another argument
 void check_shape(const TensorView& t, const Shape& want, const char* why);
 void check_ndim(const TensorView& t, int least, const char* meaning);  // at least this many axes
 void check_output(const TensorView& out);                              // writeable, no element stored twice

@@ -92,6 +92,8 @@ void for_random(int64_t begin, int64_t end, uint64_t key, const Body& body) {
   }
 }
 
+constexpr float kLargestFloat = 3.40282347e38f;
+
 struct States {
   using V = Native<float>;
   using B = V::bits_type;
@@ -135,6 +137,8 @@ struct States {
       float scale = 0;
       for (int lane = 0; lane < V::lanes; lane++)
         scale = top[lane] > scale || top[lane] != top[lane] ? top[lane] : scale;
+      // An infinity is kept as the largest number: code 0 times it would make NaN of the whole block, as a NaN does.
+      if (scale > kLargestFloat) scale = kLargestFloat;
       memcpy(scales + block / kRoundingBlock * sizeof scale, &scale, sizeof scale);
       const V divisor(scale > 0 ? scale : 1.0f);
       for_random(block, stop, key, [&](int64_t i, int n, B random) INNERLOOP_INLINE {

@@ -44,6 +44,10 @@ def to_numpy(value: Any, name: str) -> np.ndarray:
             "use innerloop.plugins.torch, whose functions are differentiable, or pass "
             f"{name}.detach()"
         )
+    if callable(getattr(value, "is_neg", None)) and value.is_neg() is True:
+        raise TypeError(  # a view of PyTorch's whose memory holds the negated numbers
+            f"{name} must be an array as it lies in memory, got a negated view: call resolve_neg()"
+        )
     try:
         if hasattr(value, "__dlpack__"):
             return _core.from_dlpack(value, bfloat16_dtype())

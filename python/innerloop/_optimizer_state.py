@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._arrays import from_numpy, to_numpy
-from ._optimizer_storage import plain
+from ._optimizer_storage import checked_seed, plain
 from .reference import OPTIMIZERS
 from .reference.optimizers import nadam_momentum
 
@@ -48,7 +49,7 @@ def save(optimizer: Any) -> dict[str, NDArray]:
             if array is not None:
                 saved[f"{_STATE}{name}.{i}"] = plain(array).copy()
     if optimizer.state_dtype in ("bfloat16", "uint8"):
-        saved["seed"] = np.array(optimizer.seed, np.int64)
+        saved["seed"] = np.array(optimizer.seed, np.uint64)
     return saved
 
 
@@ -114,7 +115,7 @@ def _read(optimizer: Any, state_dict: Mapping[str, Any]) -> _Loaded:
         if key == "step":
             continue
         if key == "seed":
-            seed = _integer(state_dict[key])
+            seed = checked_seed(_plain(state_dict[key]))
         elif key in ("grad_scale", "max_norm"):
             options[key] = _plain(state_dict[key])
         elif len(parts) == 3 and parts[0] == "state" and parts[1] in plurals:
@@ -151,7 +152,13 @@ def _integer(step: Any) -> int:
 def _read_torch(optimizer: Any, state_dict: Mapping[str, Any]) -> _Loaded:
     """Read the state_dict of the `torch.optim` optimizer of the same name."""
     entry, kind = optimizer._entry, type(optimizer).__name__
-    given = state_dict["param_groups"]
+    given, held = state_dict["param_groups"], state_dict["state"]
+    if not isinstance(held, Mapping) or not all(isinstance(s, Mapping) for s in held.values()):
+        raise TypeError("state must be a dict of dicts, as PyTorch's is, got something else")
+    if not isinstance(given, (list, tuple)) or not all(isinstance(g, Mapping) for g in given):
+        raise TypeError("param_groups must be a list of dicts, as PyTorch's is, got something else")
+    if not all(isinstance(group.get("params"), (list, tuple)) for group in given):
+        raise TypeError("param_groups must each hold a list 'params', got none")
     counts = [len(group["params"]) for group in optimizer.param_groups]
     theirs = [len(group["params"]) for group in given]
     if theirs != counts:
@@ -182,7 +189,7 @@ def _read_torch(optimizer: Any, state_dict: Mapping[str, Any]) -> _Loaded:
         kept = state_dict["state"].get(number, {})
         for name, value in kept.items():
             if name == "step":
-                steps.add(float(_plain(value)))
+                steps.add(_number_of_steps(_plain(value)))
             elif name in names:
                 if value is not None:
                     state.setdefault(names[name], {})[i] = value
@@ -193,10 +200,14 @@ def _read_torch(optimizer: Any, state_dict: Mapping[str, Any]) -> _Loaded:
     if len(steps) > 1:
         raise ValueError(f"all parameters must have made as many steps, got {sorted(steps)}")
     made = steps.pop() if steps else float(bool(state))  # torch's SGD counts none
-    if made != int(made):
-        raise ValueError(f"step must be an integer, got {made}")
     options = dict(zip(("max_norm", "grad_scale"), optimizer._options(int(made) + 1), strict=True))
     return _Loaded(int(made), groups, options, state, optimizer.seed)
+
+
+def _number_of_steps(value: Any) -> float:
+    if not isinstance(value, (int, float)) or not math.isfinite(value) or value != int(value):
+        raise ValueError(f"step must be an integer, got {value!r}")
+    return float(value)
 
 
 def save_torch(optimizer: Any) -> dict[str, Any]:

@@ -21,7 +21,8 @@ _STATE = """{name}s : array or list of arrays{optional}
     Written in place{needed}.
 """
 _STEP = """step : int
-    The number of this step, counting from 1.
+    The number of this step, counting from 1. A hyperparameter that is a function, such as those of
+    `innerloop.schedules`, is called with it.
 """
 _STORED = """masters : array or list of arrays, optional
     Of params of half precision: float32 copies that are stepped in their place, params being their
@@ -82,7 +83,9 @@ def step_function(entry: _Entry) -> Any:
             bound = signature.bind(*args, **kwargs).arguments
             args = tuple(bound.pop(a, None) for a in arrays)
             kwargs = bound
-        group = (None, kwargs.pop("step"), kwargs)  # of all params
+        step = kwargs.pop("step")
+        kwargs = {k: v(step) if callable(v) else v for k, v in kwargs.items()}
+        group = (None, step, kwargs)  # of all params
         max_norm, grad_scale = kwargs.pop("max_norm", None), kwargs.pop("grad_scale", 1.0)
         masters, seed = kwargs.pop("masters", None), kwargs.pop("seed", 0)
         states = (*args[2:], *(None,) * (len(arrays) - len(args)))

@@ -6,6 +6,7 @@ each 256 codes of an 8-bit state, and ``masters``.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +58,19 @@ def _widened(half: NDArray) -> NDArray:
     return _core.join(bits, np.zeros(bits.shape, np.int16))
 
 
+def checked_seed(seed: Any) -> int:
+    """Return a seed as the 64 bits that it must fit into."""
+    try:
+        if isinstance(seed, bool):
+            raise TypeError
+        number = operator.index(seed)
+    except TypeError:
+        raise TypeError(f"seed must be an integer, got {seed!r}") from None
+    if not 0 <= number < 2**64:
+        raise ValueError(f"seed must lie in [0, 2^64), got {seed!r}")
+    return number
+
+
 @dataclass(frozen=True)
 class Storage:
     """What a class was told of it."""
@@ -68,14 +82,17 @@ class Storage:
         """Raise ValueError where params cannot be kept so."""
         if self.state_dtype not in (None, *STATE_DTYPES):
             raise ValueError(
-                f"state_dtype must be one of {', '.join(STATE_DTYPES)}, got {self.state_dtype!r}"
+                f"state_dtype must be None or one of {', '.join(STATE_DTYPES)}, "
+                f"got {self.state_dtype!r}"
             )
         if self.master not in (None, *MASTERS):
-            raise ValueError(f"master must be one of {', '.join(MASTERS)}, got {self.master!r}")
+            raise ValueError(
+                f"master must be None or one of {', '.join(MASTERS)}, got {self.master!r}"
+            )
         takes = {"float32": (np.float16, bfloat16_dtype()), "split": (bfloat16_dtype(),)}
         for i, param in enumerate(params):
             dtype = to_numpy(param, f"params[{i}]").dtype
-            if dtype == np.float64 and self.state_dtype not in (None, "float64"):
+            if dtype == np.float64 and self.state_dtype is not None:
                 raise ValueError(
                     f"state_dtype must be None for params of float64, got {self.state_dtype!r}"
                 )

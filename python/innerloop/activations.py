@@ -14,7 +14,7 @@ from . import _core
 from .reference import ACTIVATIONS
 
 _ARRAYS = {
-    "x": """array of any shape, float32 or float64
+    "x": """array of any shape, float32, float64, bfloat16 or float16
     The input of the forward pass.""",
     "dy": """array
     Gradient with respect to the output.""",
@@ -32,7 +32,7 @@ array of the first argument's shape, dtype and library
 Raises
 ------
 TypeError
-    If an argument is not an array, not of float32 or float64, or of another dtype than the first.
+    If an argument is not an array, not of these dtypes, or of another one than the first.
 ValueError
     If shapes differ, or `out` is read-only or overlaps an input without being it.
 """
@@ -88,7 +88,7 @@ def activation(x: Any, name: str, *, out: Any = None, **params: float) -> Any:
 
     Parameters
     ----------
-    x : array of any shape, float32 or float64
+    x : array of any shape, float32, float64, bfloat16 or float16
     name : str
         As in ``"gelu"``; `innerloop.activations.NAMES` lists them.
     out : array of x's shape and dtype, optional
@@ -103,7 +103,7 @@ def activation(x: Any, name: str, *, out: Any = None, **params: float) -> Any:
     Raises
     ------
     TypeError
-        If `x` is not an array of float32 or float64, or the activation has no such parameter.
+        If `x` is not an array of these dtypes, or the activation has no such parameter.
     ValueError
         If there is no activation of that name, or `out` does not fit.
     """

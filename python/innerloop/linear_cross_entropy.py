@@ -42,9 +42,9 @@ def linear_cross_entropy(
         Class labels: any integer dtype, the shape of x without its last axis. Or class
         probabilities: dtype of x, shape (..., C).
     b : array, shape (C,), dtype of x, optional
-    weight : array, shape (C,), dtype of x, optional
+    weight : array, shape (C,), dtype of x or of the loss, optional
         A weight for each class.
-    sample_weight : array, the shape of x without its last axis, dtype of x, optional
+    sample_weight : array, the shape of x without its last axis, dtype as weight, optional
         A weight for each row.
     ignore_index, label_smoothing, z_loss, reduction, grad_scale
         As in `softmax_cross_entropy`.

@@ -51,9 +51,9 @@ def softmax_cross_entropy(
     target : array
         Class labels: any integer dtype, shape of logits without `axis`. Or class probabilities:
         dtype and shape of logits; they are not checked for their range.
-    weight : array, shape (C,), dtype of logits, optional
+    weight : array, shape (C,), dtype of logits or of the loss, optional
         A weight for each class.
-    sample_weight : array, shape of logits without `axis`, dtype of logits, optional
+    sample_weight : array, shape of logits without `axis`, dtype as weight, optional
         A weight for each row. Any number: one of 0 still lets NaN through, as 0 * NaN does;
         `ignore_index` does not.
     ignore_index : int, default -100
@@ -78,7 +78,7 @@ def softmax_cross_entropy(
 
     Returns
     -------
-    loss : scalar or array, dtype of logits
+    loss : scalar or array, dtype of logits, or float32 for half precision
         0-d, or of the shape of logits without `axis` for ``reduction="none"``.
     dlogits : array of logits' shape and dtype
         If `return_grad`.
@@ -136,9 +136,9 @@ def nll_loss(
         The classes lie along `axis`; every other position is a row.
     target : array of any integer dtype, shape of log_probs without `axis`
         Class labels.
-    weight : array, shape (C,), dtype of log_probs, optional
+    weight : array, shape (C,), dtype of log_probs or of the loss, optional
         A weight for each class.
-    sample_weight : array, shape of target, dtype of log_probs, optional
+    sample_weight : array, shape of target, dtype as weight, optional
         A weight for each row. Any finite number.
     ignore_index : int, default -100
         Rows with this label have loss 0 and gradient 0, whatever they hold.
@@ -157,7 +157,7 @@ def nll_loss(
 
     Returns
     -------
-    loss : scalar or array, dtype of log_probs
+    loss : scalar or array, dtype of log_probs, or float32 for half precision
         0-d, or of the shape of `target` for ``reduction="none"``.
     gradient : array of log_probs' shape and dtype
         If `return_grad`.
@@ -207,7 +207,7 @@ out : array of pred's shape and dtype, optional
 
 Returns
 -------
-loss : scalar or array, dtype of pred
+loss : scalar or array, dtype of pred, or float32 for half precision
     0-d, or of pred's shape for ``reduction="none"``.
 gradient : array of pred's shape and dtype
     If `return_grad`.

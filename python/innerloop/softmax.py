@@ -20,7 +20,7 @@ def softmax(x: Any, axis: int = -1, *, out: Any = None) -> Any:
 
     Parameters
     ----------
-    x : array of any shape, float32 or float64
+    x : array of any shape, float32, float64, bfloat16 or float16
     axis : int, default -1
     out : array of x's shape and dtype, optional
         Where to write the result; may be `x`.
@@ -32,7 +32,7 @@ def softmax(x: Any, axis: int = -1, *, out: Any = None) -> Any:
     Raises
     ------
     TypeError
-        If an argument is not an array, or not of float32 or float64.
+        If an argument is not an array, or not of these dtypes.
     ValueError
         If x has no such axis, or `out` has another shape, is read-only, or overlaps x without
         being it.
@@ -47,7 +47,7 @@ def log_softmax(x: Any, axis: int = -1, *, out: Any = None) -> Any:
 
     Parameters
     ----------
-    x : array of any shape, float32 or float64
+    x : array of any shape, float32, float64, bfloat16 or float16
     axis : int, default -1
     out : array of x's shape and dtype, optional
         Where to write the result; may be `x`.
@@ -71,7 +71,7 @@ def softmax_backward(dy: Any, y: Any, axis: int = -1, *, out: Any = None) -> Any
 
     Parameters
     ----------
-    dy : array of any shape, float32 or float64
+    dy : array of any shape, float32, float64, bfloat16 or float16
         Gradient with respect to the output.
     y : array of dy's shape and dtype
         The output of the forward pass.
@@ -98,7 +98,7 @@ def log_softmax_backward(dy: Any, y: Any, axis: int = -1, *, out: Any = None) ->
 
     Parameters
     ----------
-    dy : array of any shape, float32 or float64
+    dy : array of any shape, float32, float64, bfloat16 or float16
         Gradient with respect to the output.
     y : array of dy's shape and dtype
         The output of the forward pass.

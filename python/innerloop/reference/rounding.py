@@ -91,8 +91,8 @@ def to_8_bits(x: NDArray, negatives: bool, key: int) -> tuple[NDArray, NDArray]:
     """Quantize float32 block by block, stochastically; return the codes and the scales.
 
     The idea is that of T. Dettmers, M. Lewis, S. Shleifer and L. Zettlemoyer, "8-bit optimizers
-    via block-wise quantization", ICLR 2022; the codes are those of `code_values`. A NaN or an
-    infinity makes its whole block NaN. States that are never negative are divided by, so what lies
+    via block-wise quantization", ICLR 2022; the codes are those of `code_values`. A NaN makes
+    its whole block NaN, an infinity becomes the largest float32. States that are never negative are divided by, so what lies
     between 0 and the least code goes up.
     """
     flat = np.ascontiguousarray(x, np.float32).reshape(-1)
@@ -101,6 +101,7 @@ def to_8_bits(x: NDArray, negatives: bool, key: int) -> tuple[NDArray, NDArray]:
     padded[:n] = np.abs(flat)
     with np.errstate(all="ignore"):
         scales = padded.reshape(count, BLOCK).max(axis=1, initial=0)
+        scales = np.minimum(scales, np.finfo(np.float32).max)
         relative = np.abs(flat) / np.repeat(np.where(scales > 0, scales, np.float32(1)), BLOCK)[:n]
     grid = code_values(False)[1:] if not negatives else code_values(True)[1:128]
     grid = np.concatenate([np.zeros(1, np.float32), grid]).astype(np.float64)
@@ -139,5 +140,5 @@ def split(x: NDArray) -> tuple[NDArray, NDArray]:
 
 def join(upper: NDArray, lower: NDArray) -> NDArray:
     """Return the float32 of two halves."""
-    bits = (upper.astype(np.int64) << 16) + lower
-    return (bits & 0xFFFFFFFF).astype(np.uint32).view(np.float32)
+    bits = np.asarray((upper.astype(np.int64) << 16) + lower)
+    return np.asarray(bits & 0xFFFFFFFF, np.uint32).view(np.float32)

@@ -48,18 +48,19 @@ def step(
     """
     halves = master if master is not None and master.dtype == np.int16 else None
     if halves is not None:
-        wide = rounding.join(param.view(np.uint16), halves).astype(np.float64)
+        wide = np.array(rounding.join(param.view(np.uint16), halves), np.float64)
     else:
-        wide = (param if master is None else master).astype(np.float64)
+        wide = np.array(param if master is None else master, np.float64)
     wide_states = {
-        name: rounding.from_8_bits(a, scales[name], below_0[name]).astype(np.float64)
-        if a.dtype == np.uint8
-        else a.astype(np.float64)
+        name: np.array(
+            rounding.from_8_bits(a, scales[name], below_0[name]) if a.dtype == np.uint8 else a,
+            np.float64,
+        )
         for name, a in states.items()
     }
     function(wide, grad, **wide_states, **numbers)
     with np.errstate(all="ignore"):
-        new = wide.astype(np.float32)
+        new = np.asarray(wide, np.float32)
         if halves is not None:
             param.view(np.uint16)[...], halves[...] = rounding.split(new)
         else:
@@ -67,7 +68,7 @@ def step(
                 master[...] = new
             param[...] = new.astype(param.dtype)
         for name, a in states.items():
-            value = wide_states[name].astype(np.float32)
+            value = np.asarray(wide_states[name], np.float32)
             if a.dtype == np.uint8:
                 a[...], scales[name][...] = rounding.to_8_bits(value, below_0[name], keys[name])
             elif a.dtype.itemsize == 2:
