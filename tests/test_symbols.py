@@ -15,8 +15,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 OBJECTS = sorted(ROOT.glob("build/**/il_*.dir/**/*.o"))
-# What a per-ISA object may take from outside: memory, the C library's fma for host scalars where the
-# processor has none, exceptions, the linker's own names.
+# What a per-ISA object may take from outside: memory, the C library's fma for scalars of the host
+# where the processor has none, exceptions, the linker's own names.
 OUTSIDE = re.compile(
     r"^(memcpy|memset|memmove|memcmp|fma|_GLOBAL_OFFSET_TABLE_|_Unwind_Resume|__gxx_personality_v0"
     r"|__stack_chk_fail|DW\.ref\.__gxx_personality_v0)$"
