@@ -92,8 +92,8 @@ def to_8_bits(x: NDArray, negatives: bool, key: int) -> tuple[NDArray, NDArray]:
 
     The idea is that of T. Dettmers, M. Lewis, S. Shleifer and L. Zettlemoyer, "8-bit optimizers
     via block-wise quantization", ICLR 2022; the codes are those of `code_values`. A NaN makes
-    its whole block NaN, an infinity becomes the largest float32. States that are never negative are divided by, so what lies
-    between 0 and the least code goes up.
+    its whole block NaN, an infinity becomes the largest float32. States that are never negative
+    are divided by, so what lies between 0 and the least code goes up.
     """
     flat = np.ascontiguousarray(x, np.float32).reshape(-1)
     n, count = flat.size, (flat.size + BLOCK - 1) // BLOCK
