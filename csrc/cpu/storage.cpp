@@ -99,12 +99,17 @@ struct States {
   using B = V::bits_type;
   using Bytes = typename Raw<uint8_t, V::lanes>::type;
 
-  static V load(const float* p, int n) { return n == V::lanes ? V::load(p) : load_partial<V>(p, n); }
+  // n lanes of `size` bytes; all of them in one move, where memcpy of a size unknown would be a call.
+  static HD void copy_lanes(void* to, const void* from, int n, int size) {
+    n == V::lanes ? memcpy(to, from, (size_t)(V::lanes * size)) : memcpy(to, from, (size_t)(n * size));
+  }
+
+  static HD V load(const float* p, int n) { return n == V::lanes ? V::load(p) : load_partial<V>(p, n); }
 
   static void round_bf16(const float* from, int64_t begin, int64_t end, uint64_t key, char* to) {
     for_random(begin, end, key, [&](int64_t i, int n, B random) INNERLOOP_INLINE {
       const Halves h = narrow_bits(to_bfloat16(load(from + (i - begin), n), random));
-      memcpy(to + i * 2, &h, (size_t)n * 2);
+      copy_lanes(to + i * 2, &h, n, 2);
     });
   }
 
@@ -115,7 +120,7 @@ struct States {
       float scale;
       memcpy(&scale, scales + i / kRoundingBlock * sizeof scale, sizeof scale);
       Bytes bytes = {};
-      memcpy(&bytes, codes + i, (size_t)n);
+      copy_lanes(&bytes, codes + i, n, 1);
       const B code = __builtin_convertvector(bytes, B::raw);
       const V value = Code<negatives>::template value<V>(code) * V(scale);
       n == V::lanes ? value.store(to + (i - begin)) : store_partial(value, to + (i - begin), n);
@@ -144,7 +149,7 @@ struct States {
       for_random(block, stop, key, [&](int64_t i, int n, B random) INNERLOOP_INLINE {
         const B code = Code<negatives>::of(load(from + (i - begin), n) / divisor, random);
         const Bytes bytes = __builtin_convertvector(code.v, Bytes);
-        memcpy(codes + i, &bytes, (size_t)n);
+        copy_lanes(codes + i, &bytes, n, 1);
       });
     }
   }
