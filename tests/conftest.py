@@ -6,8 +6,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
+from hypothesis import settings
 
 import innerloop as il
+
+# The same examples in every run; `--hypothesis-profile default` looks for others.
+settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.load_profile("fixed")
 
 TARGETS = [*il.isas(), "reference"]
 

@@ -149,6 +149,21 @@ void Arguments::check_overlap(const Array& out, const Array& in, bool in_place) 
                    (in_place ? " unless it is the same view" : "") + ", got two views that share memory");
 }
 
+void Arguments::check_outputs(std::initializer_list<const Array*> written, std::initializer_list<const Array*> read,
+                              std::initializer_list<const Array*> in_place) {
+  const Array* first = *written.begin();
+  for (const Array* output : written) {
+    if (!output) continue;
+    for (const Array* input : in_place) check_overlap(*output, *input, output == first);
+    for (const Array* input : read) {
+      if (input) check_overlap(*output, *input, false);
+    }
+    for (const Array* other : written) {
+      if (other && other != output) check_overlap(*output, *other, false);
+    }
+  }
+}
+
 py::object Arguments::result(const Array& array) const {
   if (!array.caller.is_none()) return array.caller;
   if (!like) return array.owner;
@@ -164,6 +179,19 @@ py::object Arguments::scalar(Dtype dtype, double value) const {
   }
   if (like) return helper("from_numpy")(array, like);
   return array[py::tuple()];
+}
+
+py::tuple given_outputs(py::handle out, size_t count, const char* names) {
+  if (out.is_none()) {
+    py::tuple none(count);
+    for (size_t i = 0; i < count; i++) none[i] = py::none();
+    return none;
+  }
+  if (!py::isinstance<py::tuple>(out) || py::len(out) != count) {
+    throw TypeError("out must be a tuple " + std::string(names) + " of arrays or None, got " +
+                    std::string(py::repr(out)));
+  }
+  return py::reinterpret_borrow<py::tuple>(out);
 }
 
 ParameterValues parameter_values(const char* owner, const Parameter* parameters, int count, const py::dict& given) {

@@ -5,6 +5,8 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <initializer_list>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -37,6 +39,11 @@ class Arguments {
   // Refuses an output that shares memory with an input, unless both are the same view and `in_place` allows that.
   static void check_overlap(const Array& out, const Array& in, bool in_place);
 
+  // The same for all outputs of a call, some of which may be null: none shares memory with another or with an input,
+  // but the first with those of `in_place`.
+  static void check_outputs(std::initializer_list<const Array*> written, std::initializer_list<const Array*> read,
+                            std::initializer_list<const Array*> in_place = {});
+
   // The array as the call returns it: the caller's own `out`, or a fresh one in the library of the first argument.
   py::object result(const Array& array) const;
   // A 0-d scalar of what this dtype computes in: a NumPy scalar, or the library's 0-d array.
@@ -45,6 +52,14 @@ class Arguments {
  private:
   py::object like;  // the first argument that is not NumPy's
 };
+
+// What an array that may be absent is to those who take pointers, and to Python.
+inline const Array* array_or_null(const std::optional<Array>& a) { return a ? &*a : nullptr; }
+inline const TensorView* view_or_null(const std::optional<Array>& a) { return a ? &a->view : nullptr; }
+inline py::object owner_or_none(const std::optional<Array>& a) { return a ? py::object(a->owner) : py::none(); }
+
+// The outputs that a caller gave as a tuple, or None for each. `names` is for the message, such as (dx, dw, db).
+py::tuple given_outputs(py::handle out, size_t count, const char* names);
 
 // Values for the numbers that a rule takes, from a dict of keyword arguments; the others take their defaults.
 struct ParameterValues {

@@ -50,7 +50,7 @@ py::object elementwise(py::handle called, py::handle pred, py::handle target, co
   const auto asample = optional_array(arguments, sample_weight, "sample_weight", apred.view);
   if (asample) check_shape(asample->view, atarget.view);
   const LossResult result(arguments, options, apred, apred.view.dims(),
-                          {&atarget, aarray ? &*aarray : nullptr, asample ? &*asample : nullptr}, out);
+                          {&atarget, array_or_null(aarray), array_or_null(asample)}, out);
 
   double value;
   if (reference_in_use()) {
@@ -64,7 +64,7 @@ py::object elementwise(py::handle called, py::handle pred, py::handle target, co
                                                         py::arg("reduction") = reduction, py::arg("return_grad") = true,
                                                         py::arg("grad_scale") = options.grad_scale));
   } else {
-    const ElementwiseLossInputs inputs = {&apred.view, &atarget.view, asample ? &asample->view : nullptr,
+    const ElementwiseLossInputs inputs = {&apred.view, &atarget.view, view_or_null(asample),
                                           aarray ? &broadcast : nullptr};
     py::gil_scoped_release release;
     value = elementwise_loss(loss, parameters.value, inputs, options.reduction, options.grad_scale,

@@ -67,9 +67,6 @@ struct Drop {
     keywords["offset"] = work.offset;
   }
 };
-
-const TensorView* view_or_null(const std::optional<Array>& a) { return a ? &a->view : nullptr; }
-
 py::object linear(py::handle x, py::handle w, py::handle b, py::handle name, const py::dict& given, py::handle out,
                   py::handle saved_too, py::handle dropout, py::handle seed, py::handle offset) {
   const bool return_saved = boolean(saved_too, "return_saved");
@@ -86,9 +83,7 @@ py::object linear(py::handle x, py::handle w, py::handle b, py::handle name, con
     check_shape(ab->view, {aw.weight.n()}, "one for each column of w");
   }
   const Array ay = arguments.out(out, "out", ax.view.dtype, shape);
-  Arguments::check_overlap(ay, ax, false);
-  if (aw.array) Arguments::check_overlap(ay, *aw.array, false);
-  if (ab) Arguments::check_overlap(ay, *ab, false);
+  Arguments::check_outputs({&ay}, {&ax, array_or_null(aw.array), array_or_null(ab)});
   std::optional<Array> az;
   if (return_saved && !act.identity && (!act.activation.saves_output || drop.wanted())) {
     az = arguments.fresh(ax.view.dtype, shape);
@@ -99,8 +94,7 @@ py::object linear(py::handle x, py::handle w, py::handle b, py::handle name, con
     keywords["activation"] = act.activation.name;
     keywords["return_saved"] = true;
     drop.pass_on(keywords);
-    const py::tuple y_saved = reference("linear").attr("linear")(
-        ax.owner, aw.dense(), ab ? py::object(ab->owner) : py::object(py::none()), **keywords);
+    const py::tuple y_saved = reference("linear").attr("linear")(ax.owner, aw.dense(), owner_or_none(ab), **keywords);
     copy_into(ay, y_saved[0]);
     if (az) copy_into(*az, y_saved[1]);
   } else {
@@ -136,14 +130,14 @@ py::tuple backward(py::handle dy, py::handle x, py::handle w, py::handle saved, 
                     ", got None");
   }
   const LinearGradients gradients(arguments, out, ax.view, aw.weight.n(), bias ? nullptr : "bias=False does without",
-                                  {&ady, &ax, aw.array ? &*aw.array : nullptr, as ? &*as : nullptr});
+                                  {&ady, &ax, array_or_null(aw.array), array_or_null(as)});
 
   if (reference_in_use()) {
     py::dict keywords(**given);
     keywords["activation"] = act.activation.name;
     drop.pass_on(keywords);
-    gradients.copy_reference(reference("linear").attr("linear_backward")(
-        ady.owner, ax.owner, aw.dense(), as ? py::object(as->owner) : py::object(py::none()), **keywords));
+    gradients.copy_reference(
+        reference("linear").attr("linear_backward")(ady.owner, ax.owner, aw.dense(), owner_or_none(as), **keywords));
   } else {
     py::gil_scoped_release release;
     linear_backward(act.activation, act.parameters.value, ady.view, ax.view, aw.weight,
@@ -162,37 +156,18 @@ std::unique_ptr<PackedWeight> pack(py::handle w) {
   return std::make_unique<PackedWeight>(aw.view);
 }
 
-// The three outputs that a caller gave, or None for each.
-py::tuple three_outputs(py::handle out, const char* without_db) {
-  if (out.is_none()) return py::make_tuple(py::none(), py::none(), py::none());
-  if (!py::isinstance<py::tuple>(out) || py::len(out) != 3) {
-    throw TypeError("out must be a tuple (dx, dw, db) of arrays or None, got " + std::string(py::repr(out)));
-  }
-  const auto outputs = py::reinterpret_borrow<py::tuple>(out);
-  if (without_db && !outputs[2].is_none()) {
-    throw ValueError(std::string("out has a db, which ") + without_db + "; got an array");
-  }
-  return outputs;
-}
-
 }  // namespace
 
 LinearGradients::LinearGradients(Arguments& arguments, py::handle out, const TensorView& x, int64_t n,
                                  const char* without_db, std::initializer_list<const Array*> inputs) {
-  const py::tuple outputs = three_outputs(out, without_db);
+  const py::tuple outputs = given_outputs(out, 3, "(dx, dw, db)");
+  if (without_db && !outputs[2].is_none()) {
+    throw ValueError(std::string("out has a db, which ") + without_db + "; got an array");
+  }
   dx = arguments.out(outputs[0], "dx", x.dtype, x.dims());
   dw = arguments.out(outputs[1], "dw", x.dtype, {x.shape[x.ndim - 1], n});
   if (!without_db) db = arguments.out(outputs[2], "db", x.dtype, {n});
-  const Array* written[] = {&dx, &dw, db ? &*db : nullptr};
-  for (const Array* gradient : written) {
-    if (gradient == nullptr) continue;
-    for (const Array* input : inputs) {
-      if (input) Arguments::check_overlap(*gradient, *input, false);
-    }
-    for (const Array* other : written) {
-      if (other && other != gradient) Arguments::check_overlap(*gradient, *other, false);
-    }
-  }
+  Arguments::check_outputs({&dx, &dw, array_or_null(db)}, inputs);
 }
 
 void LinearGradients::copy_reference(const py::tuple& gradients) const {

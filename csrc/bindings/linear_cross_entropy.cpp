@@ -10,8 +10,6 @@
 namespace innerloop {
 namespace {
 
-const TensorView* view_or_null(const std::optional<Array>& a) { return a ? &a->view : nullptr; }
-
 py::object layer_loss(py::handle x, py::handle w, py::handle target, py::handle b, py::handle weight,
                       py::handle sample_weight, py::handle ignore_index, py::handle label_smoothing, py::handle z_loss,
                       py::handle reduction, py::handle return_grad, py::handle grad_scale, py::handle out) {
@@ -37,16 +35,14 @@ py::object layer_loss(py::handle x, py::handle w, py::handle target, py::handle 
   }
   const auto ab = optional_array(arguments, b, "b", ax.view);
   if (ab) check_shape(ab->view, {classes}, "one for each column of w");
-  const auto aweight = optional_array(arguments, weight, "weight", ax.view);
-  if (aweight) check_shape(aweight->view, {classes}, "a weight for each class");
-  const auto asample = optional_array(arguments, sample_weight, "sample_weight", ax.view);
-  if (asample) check_shape(asample->view, rows, "that of x without its last axis, a weight for each row");
+  const ClassWeights weights(arguments, weight, sample_weight, ax.view, classes, rows,
+                             "that of x without its last axis");
   std::optional<LinearGradients> gradients;
   if (given.return_grad) {
     gradients.emplace(
         arguments, out, ax.view, classes, ab ? nullptr : "b=None does without",
-        std::initializer_list<const Array*>{&ax, &aw, &atarget, ab ? &*ab : nullptr, aweight ? &*aweight : nullptr,
-                                            asample ? &*asample : nullptr});
+        std::initializer_list<const Array*>{&ax, &aw, &atarget, array_or_null(ab), array_or_null(weights.weight),
+                                            array_or_null(weights.sample)});
   }
   std::optional<Array> losses;
   if (given.reduction == Reduction::none) losses = arguments.fresh(compute_dtype(ax.view.dtype), rows);
@@ -57,10 +53,10 @@ py::object layer_loss(py::handle x, py::handle w, py::handle target, py::handle 
     const py::tuple both =
         reference("linear_cross_entropy")
             .attr("linear_cross_entropy")(
-                ax.owner, aw.owner, atarget.owner, owner_or_none(ab), py::arg("weight") = owner_or_none(aweight),
-                py::arg("sample_weight") = owner_or_none(asample), py::arg("ignore_index") = options.ignore_index,
-                py::arg("label_smoothing") = options.label_smoothing, py::arg("z_loss") = options.z_loss,
-                py::arg("reduction") = reduction, py::arg("return_grad") = true,
+                ax.owner, aw.owner, atarget.owner, owner_or_none(ab), py::arg("weight") = owner_or_none(weights.weight),
+                py::arg("sample_weight") = owner_or_none(weights.sample),
+                py::arg("ignore_index") = options.ignore_index, py::arg("label_smoothing") = options.label_smoothing,
+                py::arg("z_loss") = options.z_loss, py::arg("reduction") = reduction, py::arg("return_grad") = true,
                 py::arg("grad_scale") = options.grad_scale);
     if (gradients) gradients->copy_reference(both[1]);
     if (losses) {
@@ -72,7 +68,7 @@ py::object layer_loss(py::handle x, py::handle w, py::handle target, py::handle 
     const LinearCrossEntropy call = {ax.view,
                                      aw.view,
                                      view_or_null(ab),
-                                     {&atarget.view, view_or_null(aweight), view_or_null(asample)},
+                                     {&atarget.view, view_or_null(weights.weight), view_or_null(weights.sample)},
                                      view_or_null(losses),
                                      gradients ? &gradients->dx.view : nullptr,
                                      gradients ? &gradients->dw.view : nullptr,

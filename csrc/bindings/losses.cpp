@@ -22,10 +22,7 @@ LossResult::LossResult(Arguments& arguments, const LossOptions& options, const A
                        std::initializer_list<const Array*> others, py::handle out) {
   if (options.return_grad) {
     gradient = arguments.out(out, "out", input.view.dtype, input.view.dims());
-    Arguments::check_overlap(*gradient, input, true);
-    for (const Array* other : others) {
-      if (other) Arguments::check_overlap(*gradient, *other, false);
-    }
+    Arguments::check_outputs({&*gradient}, others, {&input});
   }
   if (options.reduction == Reduction::none) losses = arguments.fresh(compute_dtype(input.view.dtype), losses_shape);
 }
@@ -48,6 +45,14 @@ std::optional<Array> optional_array(Arguments& arguments, py::handle value, cons
   const Array array = arguments.in(value, name);
   check_weight_dtype(array.view, like);
   return array;
+}
+
+ClassWeights::ClassWeights(Arguments& arguments, py::handle of_classes, py::handle of_rows, const TensorView& input,
+                           int64_t classes, const Shape& rows, const char* rows_are)
+    : weight(optional_array(arguments, of_classes, "weight", input)) {
+  if (weight) check_shape(weight->view, Shape{classes}, "a weight for each class");
+  sample = optional_array(arguments, of_rows, "sample_weight", input);
+  if (sample) check_shape(sample->view, rows, (std::string(rows_are) + ", a weight for each row").c_str());
 }
 
 void check_label_array(const TensorView& target, const TensorView& input, int axis, const char* else_text) {

@@ -26,8 +26,8 @@ struct LossResult {
   LossResult(Arguments& arguments, const LossOptions& options, const Array& input, const Shape& losses_shape,
              std::initializer_list<const Array*> others, py::handle out);
 
-  const TensorView* losses_view() const { return losses ? &losses->view : nullptr; }
-  const TensorView* gradient_view() const { return gradient ? &gradient->view : nullptr; }
+  const TensorView* losses_view() const { return view_or_null(losses); }
+  const TensorView* gradient_view() const { return view_or_null(gradient); }
 
   // The values that the reference returned for return_grad=True; and what the call returns, `value` being the reduced
   // loss.
@@ -39,13 +39,15 @@ struct LossResult {
 CrossEntropyOptions cross_entropy_options(const LossOptions& given, py::handle ignore_index, py::handle label_smoothing,
                                           py::handle z_loss);
 
-// An optional array of the dtype of `like`.
+// An optional array of the dtype of `like`, or of what that is computed in.
 std::optional<Array> optional_array(Arguments& arguments, py::handle value, const char* name, const TensorView& like);
 
-// The array or None, for the reference.
-inline py::object owner_or_none(const std::optional<Array>& array) {
-  return array ? py::object(array->owner) : py::none();
-}
+// The weights of classes and of rows, each of which may be None. `rows_are` says what the rows' shape is.
+struct ClassWeights {
+  std::optional<Array> weight, sample;
+  ClassWeights(Arguments& arguments, py::handle weight, py::handle sample_weight, const TensorView& input,
+               int64_t classes, const Shape& rows, const char* rows_are);
+};
 
 // Class labels for the rows of an input: its shape without the class axis.
 void check_label_array(const TensorView& target, const TensorView& input, int axis, const char* else_text);

@@ -27,12 +27,9 @@ py::object nll(py::handle log_probs, py::handle target, py::handle weight, py::h
   const Array atarget = arguments.in(target, "target");
   check_label_array(atarget.view, x, options.axis, "");
   const Shape rows = without_axis(x, options.axis).dims();
-  const auto aweight = optional_array(arguments, weight, "weight", x);
-  if (aweight) check_shape(aweight->view, Shape{x.shape[options.axis]}, "a weight for each class");
-  const auto asample = optional_array(arguments, sample_weight, "sample_weight", x);
-  if (asample) check_shape(asample->view, rows, "that of target, a weight for each row");
+  const ClassWeights weights(arguments, weight, sample_weight, x, x.shape[options.axis], rows, "that of target");
   const LossResult result(arguments, given, alogs, rows,
-                          {&atarget, aweight ? &*aweight : nullptr, asample ? &*asample : nullptr}, out);
+                          {&atarget, array_or_null(weights.weight), array_or_null(weights.sample)}, out);
 
   double value;
   if (reference_in_use()) {
@@ -41,13 +38,13 @@ py::object nll(py::handle log_probs, py::handle target, py::handle weight, py::h
       read_labels(call, atarget.view, x.shape[options.axis], options.ignore_index);
     }
     value = result.copy_reference(reference("losses").attr("nll_loss")(
-        alogs.owner, atarget.owner, py::arg("weight") = owner_or_none(aweight),
-        py::arg("sample_weight") = owner_or_none(asample), py::arg("ignore_index") = options.ignore_index,
+        alogs.owner, atarget.owner, py::arg("weight") = owner_or_none(weights.weight),
+        py::arg("sample_weight") = owner_or_none(weights.sample), py::arg("ignore_index") = options.ignore_index,
         py::arg("reduction") = reduction, py::arg("axis") = options.axis, py::arg("return_grad") = true,
         py::arg("grad_scale") = options.grad_scale));
   } else {
     py::gil_scoped_release release;
-    value = nll_loss(x, atarget.view, aweight ? &aweight->view : nullptr, asample ? &asample->view : nullptr, options,
+    value = nll_loss(x, atarget.view, view_or_null(weights.weight), view_or_null(weights.sample), options,
                      result.losses_view(), result.gradient_view());
   }
   return result.result(arguments, x.dtype, value);

@@ -13,8 +13,6 @@ namespace {
 
 using Optional = std::optional<Array>;
 
-const TensorView* view_or_null(const Optional& a) { return a ? &a->view : nullptr; }
-py::object owner_or_none(const Optional& a) { return a ? py::object(a->owner) : py::object(py::none()); }
 py::object result_or_none(const Arguments& arguments, const Optional& a) {
   return a ? arguments.result(*a) : py::object(py::none());
 }
@@ -35,20 +33,6 @@ Optional vector(Arguments& arguments, py::handle value, const char* name, const 
   return a;
 }
 
-// The outputs that a caller gave, or None for each.
-py::tuple given_outputs(py::handle out, size_t count, const char* names) {
-  if (out.is_none()) {
-    py::tuple none(count);
-    for (size_t i = 0; i < count; i++) none[i] = py::none();
-    return none;
-  }
-  if (!py::isinstance<py::tuple>(out) || py::len(out) != count) {
-    throw TypeError("out must be a tuple " + std::string(names) + " of arrays or None, got " +
-                    std::string(py::repr(out)));
-  }
-  return py::reinterpret_borrow<py::tuple>(out);
-}
-
 // A gradient that is summed over rows, where it is wanted.
 Optional sum_output(Arguments& arguments, py::handle out, const char* name, bool wanted, const char* unless,
                     const TensorView& x, int64_t n) {
@@ -58,23 +42,6 @@ Optional sum_output(Arguments& arguments, py::handle out, const char* name, bool
   }
   return {};
 }
-
-// No output shares memory with another or with an input but those that dx may be.
-void check_outputs(std::initializer_list<const Array*> written, std::initializer_list<const Array*> read,
-                   std::initializer_list<const Array*> in_place) {
-  const Array* first = *written.begin();
-  for (const Array* output : written) {
-    if (!output) continue;
-    for (const Array* input : in_place) Arguments::check_overlap(*output, *input, output == first);
-    for (const Array* input : read) {
-      if (input) Arguments::check_overlap(*output, *input, false);
-    }
-    for (const Array* other : written) {
-      if (other && other != output) Arguments::check_overlap(*output, *other, false);
-    }
-  }
-}
-const Array* array_or_null(const Optional& a) { return a ? &*a : nullptr; }
 
 constexpr const char* kColumn = "one for each element of x's last axis";
 constexpr const char* kChannel = "one for each channel, axis 1 of x";
@@ -96,7 +63,7 @@ py::object forward(const std::string& name, py::handle x, py::handle weight, py:
   const Optional aw = vector(arguments, weight, "weight", ax.view, length, kColumn);
   const Optional ab = vector(arguments, bias, "bias", ax.view, length, kColumn);
   const Array ay = arguments.out(out, "out", ax.view.dtype, ax.view.dims());
-  check_outputs({&ay}, {array_or_null(aw), array_or_null(ab)}, {&ax});
+  Arguments::check_outputs({&ay}, {array_or_null(aw), array_or_null(ab)}, {&ax});
   Optional saved;
   if (return_saved) saved = arguments.fresh(compute_dtype(ax.view.dtype), saved_shape(norm, ax.view));
 
@@ -142,7 +109,7 @@ py::tuple backward(const std::string& name, py::handle dy, py::handle x, py::han
   if (norm.has_mean) {
     adb = sum_output(arguments, outputs[2], "dbias", with_bias, "without a bias", ax.view, length);
   }
-  check_outputs({&adx, array_or_null(adw), array_or_null(adb)}, {&as, array_or_null(aw)}, {&ady, &ax});
+  Arguments::check_outputs({&adx, array_or_null(adw), array_or_null(adb)}, {&as, array_or_null(aw)}, {&ady, &ax});
 
   if (reference_in_use()) {
     const py::tuple gradients =
@@ -199,9 +166,11 @@ py::object batch_forward(py::handle x, py::handle running_mean, py::handle runni
   const Optional ab = vector(arguments, bias, "bias", ax.view, channels, kChannel);
   const Array ay = arguments.out(out, "out", ax.view.dtype, ax.view.dims());
   if (options.training) {
-    check_outputs({&ay, array_or_null(amean), array_or_null(avar)}, {array_or_null(aw), array_or_null(ab)}, {&ax});
+    Arguments::check_outputs({&ay, array_or_null(amean), array_or_null(avar)}, {array_or_null(aw), array_or_null(ab)},
+                             {&ax});
   } else {
-    check_outputs({&ay}, {array_or_null(amean), array_or_null(avar), array_or_null(aw), array_or_null(ab)}, {&ax});
+    Arguments::check_outputs({&ay}, {array_or_null(amean), array_or_null(avar), array_or_null(aw), array_or_null(ab)},
+                             {&ax});
   }
   Optional saved;
   if (return_saved) saved = arguments.fresh(compute_dtype(ax.view.dtype), {2, channels});
@@ -243,7 +212,7 @@ py::tuple batch_backward(py::handle dy, py::handle x, py::handle saved, py::hand
   const Optional adw =
       sum_output(arguments, outputs[1], "dweight", aw.has_value(), "without a weight", ax.view, channels);
   const Optional adb = sum_output(arguments, outputs[2], "dbias", with_bias, "without a bias", ax.view, channels);
-  check_outputs({&adx, array_or_null(adw), array_or_null(adb)}, {&as, array_or_null(aw)}, {&ady, &ax});
+  Arguments::check_outputs({&adx, array_or_null(adw), array_or_null(adb)}, {&as, array_or_null(aw)}, {&ady, &ax});
 
   if (reference_in_use()) {
     const py::tuple gradients = reference("norms").attr("batch_norm_backward")(

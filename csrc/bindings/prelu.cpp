@@ -21,8 +21,7 @@ py::object forward(py::handle x, py::handle weight, py::handle out) {
   check_floating(ax.view);
   const Array aw = slopes(arguments, weight, ax.view);
   const Array ay = arguments.out(out, "out", ax.view.dtype, ax.view.dims());
-  Arguments::check_overlap(ay, ax, true);
-  Arguments::check_overlap(ay, aw, false);
+  Arguments::check_outputs({&ay}, {&aw}, {&ax});
   if (reference_in_use()) {
     copy_into(ay, reference("prelu").attr("prelu")(ax.owner, aw.owner));
   } else {
@@ -32,16 +31,8 @@ py::object forward(py::handle x, py::handle weight, py::handle out) {
   return arguments.result(ay);
 }
 
-py::tuple two_outputs(py::handle out) {
-  if (out.is_none()) return py::make_tuple(py::none(), py::none());
-  if (!py::isinstance<py::tuple>(out) || py::len(out) != 2) {
-    throw TypeError("out must be a tuple (dx, dweight) of arrays or None, got " + std::string(py::repr(out)));
-  }
-  return py::reinterpret_borrow<py::tuple>(out);
-}
-
 py::tuple backward(py::handle dy, py::handle x, py::handle weight, py::handle out) {
-  const py::tuple outputs = two_outputs(out);
+  const py::tuple outputs = given_outputs(out, 2, "(dx, dweight)");
   Arguments arguments;
   const Array ady = arguments.in(dy, "dy");
   check_floating(ady.view);
@@ -51,12 +42,7 @@ py::tuple backward(py::handle dy, py::handle x, py::handle weight, py::handle ou
   const Array aw = slopes(arguments, weight, ax.view);
   const Array adx = arguments.out(outputs[0], "dx", ax.view.dtype, ax.view.dims());
   const Array adw = arguments.out(outputs[1], "dweight", aw.view.dtype, aw.view.dims());
-  for (const Array* input : {&ady, &ax, &aw}) {
-    Arguments::check_overlap(adx, *input, input != &aw);
-    Arguments::check_overlap(adw, *input, false);
-  }
-  Arguments::check_overlap(adx, adw, false);
-  Arguments::check_overlap(adw, adx, false);
+  Arguments::check_outputs({&adx, &adw}, {&aw}, {&ady, &ax});
   if (reference_in_use()) {
     const py::tuple gradients = reference("prelu").attr("prelu_backward")(ady.owner, ax.owner, aw.owner);
     copy_into(adx, gradients[0]);

@@ -30,25 +30,22 @@ py::object cross_entropy(py::handle logits, py::handle target, py::handle weight
     check_label_array(atarget.view, z, options.axis, ", or probabilities of the dtype of logits");
   }
   const Shape rows = without_axis(z, options.axis).dims();
-  const auto aweight = optional_array(arguments, weight, "weight", z);
-  if (aweight) check_shape(aweight->view, Shape{z.shape[options.axis]}, "a weight for each class");
-  const auto asample = optional_array(arguments, sample_weight, "sample_weight", z);
-  if (asample) check_shape(asample->view, rows, "that of logits without the class axis, a weight for each row");
+  const ClassWeights weights(arguments, weight, sample_weight, z, z.shape[options.axis], rows,
+                             "that of logits without the class axis");
   const LossResult result(arguments, given, alogits, rows,
-                          {&atarget, aweight ? &*aweight : nullptr, asample ? &*asample : nullptr}, out);
+                          {&atarget, array_or_null(weights.weight), array_or_null(weights.sample)}, out);
 
   double value;
   if (reference_in_use()) {
     check_labels(atarget.view, z.shape[options.axis], options);
     value = result.copy_reference(reference("losses").attr("softmax_cross_entropy")(
-        alogits.owner, atarget.owner, py::arg("weight") = owner_or_none(aweight),
-        py::arg("sample_weight") = owner_or_none(asample), py::arg("ignore_index") = options.ignore_index,
+        alogits.owner, atarget.owner, py::arg("weight") = owner_or_none(weights.weight),
+        py::arg("sample_weight") = owner_or_none(weights.sample), py::arg("ignore_index") = options.ignore_index,
         py::arg("label_smoothing") = options.label_smoothing, py::arg("z_loss") = options.z_loss,
         py::arg("reduction") = reduction, py::arg("axis") = options.axis, py::arg("return_grad") = true,
         py::arg("grad_scale") = options.grad_scale));
   } else {
-    const CrossEntropyTarget views = {&atarget.view, aweight ? &aweight->view : nullptr,
-                                      asample ? &asample->view : nullptr};
+    const CrossEntropyTarget views = {&atarget.view, view_or_null(weights.weight), view_or_null(weights.sample)};
     py::gil_scoped_release release;
     value = softmax_cross_entropy(z, views, options, result.losses_view(), result.gradient_view());
   }

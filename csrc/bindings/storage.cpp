@@ -16,12 +16,7 @@ char* bytes_of(py::array_t<T, py::array::c_style>& a) {
 
 template <class T>
 Walk<1> walk_of(py::array_t<T, py::array::c_style>& a) {
-  Walk<1> walk = {};
-  walk.ndim = 1;
-  walk.shape[0] = a.size();
-  walk.stride[0][0] = sizeof(T);
-  walk.data[0] = bytes_of(a);
-  return walk;
+  return walk_contiguous(bytes_of(a), sizeof(T), a.size());
 }
 
 using Halves = py::array_t<uint16_t, py::array::c_style>;

@@ -7,10 +7,6 @@ namespace innerloop {
 // Elements that one thread does in about 10 us: below twice this, a second thread costs more than it saves.
 constexpr int64_t kGrain = 16384;
 
-static const ActivationKernels& typed(const Activation& activation, Dtype dtype) {
-  return dtype == Dtype::f64 ? activation.f64 : activation.f32;
-}
-
 void activation_forward(const Activation& activation, const double* parameters, const TensorView& x,
                         const TensorView& y) {
   const auto loop = typed(activation, x.dtype).forward;

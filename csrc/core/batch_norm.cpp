@@ -15,10 +15,6 @@ constexpr int64_t kLeastRow = 16;
 
 constexpr int64_t kGrain = 1024;  // channels, or parts of them, that one thread does in about 10 us
 
-const BatchNormKernels& typed(Dtype dtype) {
-  return dtype == Dtype::f64 ? kernels().batch_norm->f64 : kernels().batch_norm->f32;
-}
-
 // t with its axes from `first` on as one. False if no stride walks over them.
 bool merge_axes(const TensorView& t, int first, TensorView& merged) {
   merged = t;
@@ -44,7 +40,7 @@ class Batch {
       : dtype(compute_dtype(x.dtype)),
         item((ptrdiff_t)dtype_size(dtype)),
         half(is_half(x.dtype)),
-        kernel(typed(x.dtype)),
+        kernel(typed(*kernels().batch_norm, x.dtype)),
         samples(x.shape[0]),
         channels(x.shape[1]) {
     for (int d = 2; d < x.ndim; d++) length *= x.shape[d];
@@ -307,7 +303,7 @@ void batch_norm_backward(bool training, const TensorView& dy, const TensorView& 
   Batch batch(x);
   const auto& kernel = batch.kernel;
   const int64_t n = batch.channels;
-  WrittenItems written_dweight(batch.call, dweight, n), written_dbias(batch.call, dbias, n);
+  WrittenItems written_dweight(batch.call, dweight), written_dbias(batch.call, dbias);
   if (x.size() == 0) {
     for (WrittenItems* sum : {&written_dweight, &written_dbias}) {
       sum->fill(0);

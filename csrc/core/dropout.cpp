@@ -8,8 +8,7 @@ namespace innerloop {
 constexpr int64_t kGrain = 8192;  // elements that one thread does in about 10 us
 
 void dropout(const DropoutWork& work, const TensorView& x, const TensorView& y) {
-  const auto& typed = kernels().random->dropout;
-  const auto loop = (x.dtype == Dtype::f64 ? typed.f64 : typed.f32).run;
+  const auto loop = typed(kernels().random->dropout, x.dtype).run;
   Call call;
   run_elementwise<2>(
       call, {&x, &y}, kGrain,

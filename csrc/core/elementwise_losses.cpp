@@ -12,10 +12,6 @@ namespace {
 constexpr int64_t kGrain = 16384 / kLossBlock;  // blocks that one thread does in about 10 us
 constexpr int kArrays = 6;                      // pred, target, sample_weight, array, losses, gradient
 
-const ElementwiseLossKernels& typed(const ElementwiseLoss& loss, Dtype dtype) {
-  return dtype == Dtype::f64 ? loss.f64 : loss.f32;
-}
-
 // Some arrays of one shape, computed in one dtype, block by block over the threads. Arrays that do not lie contiguous
 // go through buffers, which are taken as this is made.
 class Blocks {

@@ -12,7 +12,7 @@ class Flat {
  public:
   Flat() = default;
   explicit Flat(const TensorView& view)
-      : walk(plan_walk<1>({&view}, 0, Order::c)),
+      : walk(walk_elements(view)),
         item((ptrdiff_t)dtype_size(compute_dtype(view.dtype))),
         half(is_half(view.dtype) ? &storage_of(view.dtype) : nullptr) {
     in_place = !half && walk.ndim == 1 && walk.stride[0][0] == item;
@@ -40,36 +40,15 @@ class Flat {
 
   template <class Copy>
   void each(int64_t begin, int n, char* buffer, const Copy& copy) const {
-    if (in_place || n == 0) return;
-    const int last = walk.ndim - 1;
-    int64_t index[kMaxDims];
-    char* p = walk.data[0];
-    for (int d = last; d >= 0; d--) {
-      index[d] = begin % walk.shape[d];
-      begin /= walk.shape[d];
-      p += index[d] * walk.stride[0][d];
-    }
-    while (true) {
-      const ptrdiff_t step = walk.stride[0][last];
-      const int64_t rest = walk.shape[last] - index[last];
-      const int run = rest < n ? (int)rest : n;
+    if (in_place) return;
+    for_runs(walk, begin, begin + n, [&](char* p, ptrdiff_t step, int64_t run) {
       if (item == 4) {  // a size that the compiler sees
-        for (int i = 0; i < run; i++) copy(p + i * step, buffer + i * 4, 4);
+        for (int64_t i = 0; i < run; i++) copy(p + i * step, buffer + i * 4, 4);
       } else {
-        for (int i = 0; i < run; i++) copy(p + i * step, buffer + i * item, (size_t)item);
+        for (int64_t i = 0; i < run; i++) copy(p + i * step, buffer + i * item, (size_t)item);
       }
-      n -= run;
-      if (n == 0) return;
       buffer += run * item;
-      p -= index[last] * step;
-      index[last] = 0;
-      for (int d = last - 1; d >= 0; d--) {
-        p += walk.stride[0][d];
-        if (++index[d] < walk.shape[d]) break;
-        p -= index[d] * walk.stride[0][d];
-        index[d] = 0;
-      }
-    }
+    });
   }
 };
 

@@ -8,8 +8,6 @@ namespace {
 
 constexpr int64_t kGrain = 8192;  // elements of y that one thread does in about 10 us
 
-const GatedKernels& typed(const GatedPair& pair, Dtype dtype) { return dtype == Dtype::f64 ? pair.f64 : pair.f32; }
-
 struct Halves {
   TensorView gate, value;
 

@@ -31,14 +31,6 @@ std::vector<Block> blocks_of(const Gradients& gradients) {
   return blocks;
 }
 
-// A block that has been widened.
-Walk<1> flat_walk(float* wide) {
-  Walk<1> walk = innerloop::flat_walk<1>();
-  walk.data[0] = reinterpret_cast<char*>(wide);
-  walk.shape[0] = kNormBlock;
-  return walk;
-}
-
 // work(block's number, block) for all, on as many threads as they are worth.
 template <class Work>
 void run_blocks(Call& call, const std::vector<Block>& blocks, const Work& work) {
@@ -59,16 +51,14 @@ const Parameter kMaxNorm = {"max_norm", HUGE_VAL, 0};
 
 void GradientNorm::add(const TensorView& t) {
   if (t.size() == 0) return;
-  const ByDtype<GradientKernels>& all = *kernels().gradients;
   Gradient g = {t.data,
                 t.size(),
                 (int64_t)dtype_size(t.dtype),
-                t.dtype == Dtype::f64 ? &all.f64 : &all.f32,
+                &typed(*kernels().gradients, t.dtype),
                 nullptr,
                 is_half(t.dtype) ? &storage_of(t.dtype) : nullptr};
   if (!is_contiguous(t)) {
-    const TensorView* const views[1] = {&t};
-    g.walks = std::make_unique<Walks>(Walks{plan_walk<1>(views, 0, Order::c), plan_walk<1>(views, 0)});
+    g.walks = std::make_unique<Walks>(Walks{walk_elements(t), plan_walk<1>({&t}, 0)});
   }
   wide |= t.dtype == Dtype::f64;
   gradients.push_back(std::move(g));
@@ -77,13 +67,7 @@ void GradientNorm::add(const TensorView& t) {
 template <class F>
 void GradientNorm::Gradient::with_walk(bool in_order, const F& f) const {
   if (walks) return f(in_order ? walks->in_order : walks->in_memory);
-  Walk<1> flat;
-  flat.ndim = 1;
-  flat.stream = false;
-  flat.data[0] = data;
-  flat.shape[0] = size;
-  flat.stride[0][0] = (ptrdiff_t)item;
-  f(flat);
+  f(walk_contiguous(data, (size_t)item, size));
 }
 
 double GradientNorm::sum_squares(Call& call, double scale) const {
@@ -98,7 +82,7 @@ double GradientNorm::sum_squares(Call& call, double scale) const {
       }
       alignas(64) float wide[kNormBlock];
       g.half->widen(x, b.begin, b.end, wide);
-      sums[i] = g.kernels->sum_squares(flat_walk(wide), scale, 0, b.end - b.begin);
+      sums[i] = g.kernels->sum_squares(walk_contiguous(wide, sizeof(float), kNormBlock), scale, 0, b.end - b.begin);
     });
   });
   double total = 0;
@@ -123,7 +107,7 @@ void GradientNorm::multiply(Call& call, double factor) const {
       if (g.half == nullptr) return g.kernels->multiply(x, factor, b.begin, b.end);
       alignas(64) float wide[kNormBlock];
       g.half->widen(x, b.begin, b.end, wide);
-      g.kernels->multiply(flat_walk(wide), factor, 0, b.end - b.begin);
+      g.kernels->multiply(walk_contiguous(wide, sizeof(float), kNormBlock), factor, 0, b.end - b.begin);
       g.half->narrow(wide, x, b.begin, b.end);
     });
   });

@@ -89,35 +89,11 @@ void run_elementwise(Call& call, const TensorView* const (&views)[Operands], int
   });
 }
 
-// All rows along an axis as a walk: the other axes in the order of the shape, then this one.
-inline Walk<1> walk_rows(const TensorView& t, int axis) {
-  Walk<1> walk;
-  walk.ndim = 0;
-  walk.data[0] = t.data;
-  walk.stream = false;
-  for (int i = 0; i < t.ndim; i++) {
-    const int d = i + 1 == t.ndim ? axis : i < axis ? i : i + 1, inner = walk.ndim - 1;
-    if (walk.ndim > 0 && walk.stride[0][inner] == t.strides[d] * (ptrdiff_t)t.shape[d]) {
-      walk.shape[inner] *= t.shape[d];
-      walk.stride[0][inner] = t.strides[d];
-    } else {
-      walk.shape[walk.ndim] = t.shape[d];
-      walk.stride[0][walk.ndim++] = t.strides[d];
-    }
-  }
-  if (walk.ndim == 0) {
-    walk.ndim = 1;
-    walk.shape[0] = 1;
-    walk.stride[0][0] = (ptrdiff_t)dtype_size(t.dtype);
-  }
-  return walk;
-}
-
 // A contiguous array in what it is computed in: of half precision, a widened copy in scratch.
 inline TensorView widened(Call& call, const TensorView& t) {
   if (!is_half(t.dtype)) return t;
   float* wide = call.array<float>(t.size());
-  const Walk<1> walk = walk_rows(t, t.ndim - 1);
+  const Walk<1> walk = walk_elements(t);
   call.split(t.size(), 65536,
              [&](int64_t begin, int64_t end) { storage_of(t.dtype).widen(walk, begin, end, wide + begin); });
   return contiguous_view(wide, Dtype::f32, t);
@@ -128,7 +104,7 @@ inline TensorView widened_output(Call& call, const TensorView& t) {
 }
 inline void narrow_into(Call& call, const TensorView& wide, const TensorView& t) {
   if (!is_half(t.dtype)) return;
-  const Walk<1> walk = walk_rows(t, t.ndim - 1);
+  const Walk<1> walk = walk_elements(t);
   const auto* from = reinterpret_cast<const float*>(wide.data);
   call.split(t.size(), 65536,
              [&](int64_t begin, int64_t end) { storage_of(t.dtype).narrow(from + begin, walk, begin, end); });

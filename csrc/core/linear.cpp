@@ -13,10 +13,6 @@
 namespace innerloop {
 namespace {
 
-const LinearKernels& typed(const Kernels& kernels, Dtype dtype) {
-  return dtype == Dtype::f64 ? kernels.linear->f64 : kernels.linear->f32;
-}
-
 int index_of(const Kernels& kernels, const Activation& activation) {
   int i = 0;
   while (strcmp(kernels.activations->data[i].name, activation.name) != 0) i++;
@@ -44,7 +40,7 @@ Strided strided(const TensorView* t) {
   return {t->data, t->strides[0], storage_code(t->dtype)};
 }
 
-const LinearKernels& linear_kernels(Dtype dtype) { return typed(kernels(), dtype); }
+const LinearKernels& linear_kernels(Dtype dtype) { return typed(*kernels().linear, dtype); }
 
 int identity_index() { return index_of(kernels(), find_activation("identity")); }
 
@@ -86,7 +82,7 @@ int64_t rows_of(const TensorView& t) {
 }
 
 PackedWeight::PackedWeight(const TensorView& w) : dtype(w.dtype), k(w.shape[0]), n(w.shape[1]) {
-  first = lay_out(typed(innerloop::kernels(), dtype), false,
+  first = lay_out(typed(*innerloop::kernels().linear, dtype), false,
                   {w.data, w.strides[0], w.strides[1], nullptr, storage_code(dtype)});
 }
 
@@ -169,7 +165,7 @@ Shape check_linear(const TensorView& x, const Weight& w) {
 void linear_forward(const Activation& activation, const double* parameters, const TensorView& x, const Weight& w,
                     const TensorView* bias, const TensorView& y, const TensorView* z, const DropoutWork* dropout) {
   const Kernels& in_use = kernels();
-  const LinearKernels& kernel = typed(in_use, x.dtype);
+  const LinearKernels& kernel = typed(*in_use.linear, x.dtype);
   Call call;
   Linear l = {};
   l.m = rows_of(x);
@@ -195,7 +191,7 @@ void linear_backward(const Activation& activation, const double* parameters, con
                      const Weight& w, const TensorView* saved, const TensorView& dx, const TensorView& dw,
                      const TensorView* db, const DropoutWork* dropout) {
   const Kernels& in_use = kernels();
-  const LinearKernels& kernel = typed(in_use, x.dtype);
+  const LinearKernels& kernel = typed(*in_use.linear, x.dtype);
   Call call;
   LinearBackward l = {};
   l.m = rows_of(x);

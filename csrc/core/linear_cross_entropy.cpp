@@ -106,7 +106,7 @@ class Work {
   }
 
   double run() {
-    if (a.target.weight) weight = full(*a.target.weight);
+    if (a.target.weight) weight = widened(call, *a.target.weight);
     const double divisor = check();
     w = matrix_of(a.w, call);
     if (a.losses && classes == 0) memset(a.losses->data, 0, (size_t)(rows * item));
@@ -161,18 +161,9 @@ class Work {
     return std::max<int64_t>((rows + pieces - 1) / pieces, 1);
   }
 
-  // The array in the dtype that is computed in: itself, or a contiguous copy.
-  TensorView full(const TensorView& t) {
-    if (!is_half(t.dtype)) return t;
-    const int64_t size = t.size();
-    float* wide = call.array<float>(size);
-    if (size > 0) storage_of(t.dtype).widen(walk_rows(t, t.ndim - 1), 0, size, wide);
-    return contiguous_view(wide, dtype, t);
-  }
-
   // `from`, in the order of `to`, rounded.
   void narrow(const float* from, const TensorView& to, int64_t first, int64_t count) {
-    const Walk<1> walk = walk_rows(to, to.ndim - 1);
+    const Walk<1> walk = walk_elements(to);
     call.split(count, 1 << 15, [&](int64_t begin, int64_t end) {
       storage_of(to.dtype).narrow(from + begin, walk, first + begin, first + end);
     });
@@ -191,7 +182,7 @@ class Work {
     TensorView labels = *a.target.target, sample_weight;
     if (!is_floating(labels.dtype)) labels = rows_between(call, labels, row_axes, first, count);
     if (a.target.sample_weight) {
-      sample_weight = full(rows_between(call, *a.target.sample_weight, row_axes, first, count));
+      sample_weight = widened(call, rows_between(call, *a.target.sample_weight, row_axes, first, count));
     }
     const CrossEntropyTarget views = {&labels, a.target.weight ? &weight : nullptr,
                                       a.target.sample_weight ? &sample_weight : nullptr};
@@ -278,7 +269,7 @@ class Work {
     losses_view.data = losses;
     losses_view.strides[0] = item;
     if (rows_plan.probabilities) {
-      probabilities = full(rows_between(call, *a.target.target, row_axes, first + at, n));
+      probabilities = widened(call, rows_between(call, *a.target.target, row_axes, first + at, n));
     }
     const CrossEntropyWork work = cross_entropy_work(
         rows_plan, at, z, 1, rows_plan.probabilities ? &probabilities : nullptr, losses_view, a.dx ? &z : nullptr);
@@ -310,7 +301,7 @@ class Work {
       TensorView some = *a.target.target;
       some.data += c * some.strides[row_axes];
       some.shape[row_axes] = count;
-      TensorView rows_of_them = full(rows_between(call, some, row_axes, first + at, n));
+      TensorView rows_of_them = widened(call, rows_between(call, some, row_axes, first + at, n));
       if (rows_of_them.strides[1] != item) {
         TensorView copy = contiguous_view(call.array<char>(n * count * item), dtype, rows_of_them);
         for (int64_t i = 0; i < n; i++) {
@@ -334,10 +325,7 @@ class Work {
     return p;
   }
 
-  const CrossEntropyParts& parts() const {
-    return dtype == Dtype::f64 ? innerloop::kernels().cross_entropy_parts->f64
-                               : innerloop::kernels().cross_entropy_parts->f32;
-  }
+  const CrossEntropyParts& parts() const { return typed(*innerloop::kernels().cross_entropy_parts, dtype); }
 
   // The same as `piece` some classes at a time; of half precision, without dw and db.
   void piece_by_parts(const CrossEntropyPlan& rows_plan, int64_t first, int64_t at, int64_t n, char* losses) {

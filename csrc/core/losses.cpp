@@ -12,20 +12,11 @@ namespace {
 template <class Visit>
 void for_elements(const TensorView& t, const Visit& visit) {
   const int64_t n = t.size();
-  int64_t index[kMaxDims] = {};
-  const int last = t.ndim - 1;
-  const int64_t run = last < 0 ? 1 : t.shape[last];
-  const ptrdiff_t step = last < 0 ? 0 : t.strides[last];
-  const char* row = t.data;
-  for (int64_t i = 0; i < n;) {
-    for (int64_t j = 0; j < run; j++, i++) visit(row + j * step, i);
-    for (int d = last - 1; d >= 0; d--) {
-      row += t.strides[d];
-      if (++index[d] < t.shape[d]) break;
-      row -= index[d] * t.strides[d];
-      index[d] = 0;
-    }
-  }
+  if (n == 0) return;
+  int64_t i = 0;
+  for_runs(walk_elements(t), 0, n, [&](const char* p, ptrdiff_t step, int64_t run) {
+    for (int64_t j = 0; j < run; j++, i++) visit(p + j * step, i);
+  });
 }
 
 template <class Integer>

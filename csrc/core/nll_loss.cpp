@@ -11,23 +11,13 @@ constexpr int64_t kGrain = 16384;  // elements that one thread clears, or a few 
 
 // Writes 0 to [begin, end) of the walk's flattened index.
 void clear(const Walk<1>& walk, ptrdiff_t item, int64_t begin, int64_t end) {
-  const int last = walk.ndim - 1;
-  const ptrdiff_t step = walk.stride[0][last];
-  while (begin < end) {
-    int64_t rest = begin / walk.shape[last], at = begin % walk.shape[last];
-    const int64_t n = walk.shape[last] - at < end - begin ? walk.shape[last] - at : end - begin;
-    char* p = walk.data[0] + at * step;
-    for (int d = last - 1; d >= 0; d--) {
-      p += rest % walk.shape[d] * walk.stride[0][d];
-      rest /= walk.shape[d];
-    }
+  for_runs(walk, begin, end, [&](char* p, ptrdiff_t step, int64_t n) {
     if (step == item) {
       memset(p, 0, (size_t)(n * item));
     } else {
       for (int64_t i = 0; i < n; i++) memset(p + i * step, 0, (size_t)item);
     }
-    begin += n;
-  }
+  });
 }
 
 // The elements of an array of half precision that stand at the labels of its rows, one a row, as float32.
@@ -38,7 +28,7 @@ struct AtLabels {
   const StorageKernels& storage;
 
   AtLabels(const TensorView& t, int axis)
-      : rows(walk_rows(without_axis(t, axis), t.ndim - 2)),
+      : rows(walk_elements(without_axis(t, axis))),
         step(t.strides[axis]),
         count(without_axis(t, axis).size()),
         storage(storage_of(t.dtype)) {}
@@ -47,18 +37,15 @@ struct AtLabels {
   template <class F>
   void each(Call& call, const Labels& labels, const F& f) const {
     call.split(count, kGrain / 16, [&](int64_t begin, int64_t end) {
-      Walk<1> one = flat_walk<1>();
-      one.shape[0] = 1;
-      for (int64_t row = begin; row < end; row++) {
-        if (labels.index[row] == kIgnored) continue;
-        one.data[0] = rows.data[0] + labels.index[row] * step;
-        int64_t rest = row;
-        for (int d = rows.ndim - 1; d >= 0; d--) {
-          one.data[0] += rest % rows.shape[d] * rows.stride[0][d];
-          rest /= rows.shape[d];
+      Walk<1> one = walk_contiguous(nullptr, sizeof(float), 1);
+      int64_t row = begin;
+      for_runs(rows, begin, end, [&](char* p, ptrdiff_t stride, int64_t n) {
+        for (int64_t i = 0; i < n; i++, row++) {
+          if (labels.index[row] == kIgnored) continue;
+          one.data[0] = p + i * stride + labels.index[row] * step;
+          f(one, row);
         }
-        f(one, row);
-      }
+      });
     });
   }
   void read(Call& call, const Labels& labels, float* to) const {
@@ -110,7 +97,7 @@ double nll_loss(const TensorView& log_probs, const TensorView& target, const Ten
     work.sample_weighted = row_weights != nullptr;
     work.weight = class_weights;
     work.scale = options.grad_scale / divisor;
-    const NllKernels& kernel = wide ? kernels().nll_loss->f64 : kernels().nll_loss->f32;
+    const NllKernels& kernel = typed(*kernels().nll_loss, dtype);
     // The gradient may be log_probs: they are done with when it is cleared.
     call.split(rows, kGrain / 4, [&](int64_t begin, int64_t end) { kernel.losses(work, begin, end); });
     if (gradient && classes > 0) {

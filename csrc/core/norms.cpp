@@ -9,10 +9,6 @@ namespace {
 
 constexpr int64_t kGrain = 16384;  // elements that one thread does in about 10 us
 
-const RowNormKernels& typed(const RowNormFunction& norm, Dtype dtype) {
-  return dtype == Dtype::f64 ? norm.f64 : norm.f32;
-}
-
 // mean and 1 / deviation of each row. rms_norm has no mean: it gets an operand that is not read.
 struct RowStatistics {
   TensorView mean, rstd;
@@ -69,7 +65,7 @@ void row_norm_backward(const RowNormFunction& norm, const TensorView& dy, const 
   const Dtype compute = compute_dtype(x.dtype);
   const ptrdiff_t item = (ptrdiff_t)dtype_size(compute);
   Call call;
-  WrittenItems written_dweight(call, dweight, length), written_dbias(call, dbias, length);
+  WrittenItems written_dweight(call, dweight), written_dbias(call, dbias);
   if (dx.size() == 0) {
     for (WrittenItems* sum : {&written_dweight, &written_dbias}) {
       sum->fill(0);
@@ -79,14 +75,10 @@ void row_norm_backward(const RowNormFunction& norm, const TensorView& dy, const 
   }
   // Side by side, as the half-precision driver takes what is one element a row.
   char* kept = take_items(call, checked_product(norm.has_mean ? 2 : 1, rows), compute);
-  TensorView one = saved;
-  one.ndim = 1;
-  one.shape[0] = rows;
-  one.strides[0] = saved.strides[saved.ndim - 1];
   for (int i = 0; i < (norm.has_mean ? 2 : 1); i++) {
-    one.data = saved.data + i * saved.strides[0];
     for (int64_t r = 0; r < rows; r++) {
-      memcpy(kept + (i * rows + r) * item, one.data + r * one.strides[0], (size_t)item);
+      memcpy(kept + (i * rows + r) * item, saved.data + i * saved.strides[0] + r * saved.strides[saved.ndim - 1],
+             (size_t)item);
     }
   }
   const auto [mean, rstd] = statistics_of(norm, kept, rows * item, item, without_axis(x, axis), compute);

@@ -25,17 +25,6 @@ inline void fill_items(char* to, ptrdiff_t stride, int64_t n, Dtype dtype, doubl
   for (int64_t i = 0; i < n; i++) memcpy(to + i * stride, from, dtype_size(dtype));
 }
 
-// The vector as a walk, for its storage's kernels.
-inline Walk<1> walk_items(const TensorView& vector) {
-  Walk<1> walk;
-  walk.ndim = 1;
-  walk.stream = false;
-  walk.data[0] = vector.data;
-  walk.shape[0] = vector.shape[0];
-  walk.stride[0][0] = vector.strides[0];
-  return walk;
-}
-
 // A vector of n elements as the kernels take it, contiguous; `otherwise` throughout if it is null.
 inline char* contiguous_items(Call& call, const TensorView* vector, int64_t n, Dtype compute, double otherwise) {
   char* items = take_items(call, n, compute);
@@ -45,7 +34,7 @@ inline char* contiguous_items(Call& call, const TensorView* vector, int64_t n, D
   } else if (compute == Dtype::f64) {
     for (int64_t i = 0; i < n; i++) memcpy(items + i * item, vector->data + i * vector->strides[0], (size_t)item);
   } else if (n > 0) {
-    storage_of(vector->dtype).widen(walk_items(*vector), 0, n, reinterpret_cast<float*>(items));
+    storage_of(vector->dtype).widen(walk_elements(*vector), 0, n, reinterpret_cast<float*>(items));
   }
   return items;
 }
@@ -55,23 +44,23 @@ struct WrittenItems {
   char* data = nullptr;  // null where nobody wants it
   ptrdiff_t stride = 0;
 
-  WrittenItems(Call& call, const TensorView* vector, int64_t n) : vector(vector), n(n) {
+  WrittenItems(Call& call, const TensorView* vector) : call(call), vector(vector) {
     if (vector == nullptr) return;
-    const bool half = is_half(vector->dtype);
-    data = half ? take_items(call, n, Dtype::f32) : vector->data;
-    stride = half ? (ptrdiff_t)sizeof(float) : vector->strides[0];
+    wide = widened_output(call, *vector);
+    data = wide.data;
+    stride = wide.strides[0];
   }
   void fill(double value) {
-    fill_items(data, stride, data ? n : 0, compute_dtype(vector ? vector->dtype : Dtype::f32), value);
+    if (vector != nullptr) fill_items(data, stride, vector->shape[0], wide.dtype, value);
   }
   void finish() const {
-    if (data == nullptr || n == 0 || !is_half(vector->dtype)) return;
-    storage_of(vector->dtype).narrow(reinterpret_cast<const float*>(data), walk_items(*vector), 0, n);
+    if (vector != nullptr) narrow_into(call, wide, *vector);
   }
 
  private:
+  Call& call;
   const TensorView* vector;
-  int64_t n;
+  TensorView wide;
 };
 
 // One element a row, side by side, as a view of the rows' shape.

@@ -121,7 +121,7 @@ bool OptimizerStep::add(const TensorView* views, unsigned given, const StoredArr
 
   Job job;
   job.size = param.size();
-  job.kernels = param.dtype == Dtype::f64 ? &optimizer.f64 : &optimizer.f32;
+  job.kernels = &typed(optimizer, param.dtype);
   job.group = (uint32_t)groups.size() - 1;
   job.wide = param.dtype == Dtype::f64;
   job.walk = job.stored = -1;

@@ -10,8 +10,6 @@ namespace {
 
 constexpr int64_t kGrain = 16384;  // elements that one thread does in about 10 us
 
-const PreluKernels& typed(Dtype dtype) { return dtype == Dtype::f64 ? kernels().prelu->f64 : kernels().prelu->f32; }
-
 bool one_slope(const TensorView& weight) { return weight.ndim == 0 || weight.shape[0] == 1; }
 
 // The slopes with x's shape, standing still along every axis but that of the channels.
@@ -68,7 +66,7 @@ void slope_gradient(const TensorView& dy, const TensorView& x, const TensorView&
     if (tasks < 1) tasks = 1;
     constexpr int64_t scratch = 2 * kRowsAtOnce * kSlopeBlock;
     T* const memory = call.array<T>(tasks * scratch);
-    const auto loop = typed(x.dtype).slope_sums;
+    const auto loop = typed(*kernels().prelu, x.dtype).slope_sums;
     call.run((int)tasks,
              [&](int i) { loop(work, memory + i * scratch, pieces * i / tasks, pieces * (i + 1) / tasks); });
   }
@@ -91,7 +89,7 @@ void check_slopes(const TensorView& weight, const TensorView& x) {
 
 void prelu_forward(const TensorView& x, const TensorView& weight, const TensorView& y) {
   const TensorView slopes = slopes_of(weight, x);
-  const auto loop = typed(x.dtype).forward;
+  const auto loop = typed(*kernels().prelu, x.dtype).forward;
   Call call;
   run_elementwise<3>(call, {&x, &slopes, &y}, kGrain, loop, Order::memory, 0);
 }
@@ -107,7 +105,7 @@ void prelu_backward(const TensorView& dy, const TensorView& x, const TensorView&
     narrow_into(call, wide, dweight);
   }
   const TensorView slopes = slopes_of(weight, x);
-  const auto loop = typed(x.dtype).backward;
+  const auto loop = typed(*kernels().prelu, x.dtype).backward;
   run_elementwise<4>(call, {&dy, &x, &slopes, &dx}, kGrain, loop, Order::memory, 0);
 }
 

@@ -7,10 +7,6 @@
 
 namespace innerloop {
 
-static const SoftmaxKernels& typed(const SoftmaxFunction& function, Dtype dtype) {
-  return dtype == Dtype::f64 ? function.f64 : function.f32;
-}
-
 static int64_t row_length(const TensorView& t, int axis) { return t.ndim > 0 ? t.shape[axis] : 1; }
 
 const SoftmaxFunction& find_softmax(const std::string& name) {

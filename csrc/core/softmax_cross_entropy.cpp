@@ -6,11 +6,6 @@
 
 namespace innerloop {
 
-static CrossEntropyKernel typed(Dtype dtype) {
-  const ByDtype<CrossEntropyKernel>& kernel = *kernels().softmax_cross_entropy;
-  return dtype == Dtype::f64 ? kernel.f64 : kernel.f32;
-}
-
 CrossEntropyPlan plan_cross_entropy(Call& call, Dtype dtype, int64_t rows, int64_t classes,
                                     const CrossEntropyTarget& given, const CrossEntropyOptions& options) {
   CrossEntropyPlan plan = {};
@@ -65,7 +60,7 @@ CrossEntropyWork cross_entropy_work(const CrossEntropyPlan& plan, int64_t first,
 
 void run_cross_entropy(const CrossEntropyPlan& plan, const CrossEntropyWork& work, void* scratch, int64_t begin,
                        int64_t end) {
-  typed(plan.dtype)(work, scratch, begin, end);
+  typed(*kernels().softmax_cross_entropy, plan.dtype)(work, scratch, begin, end);
 }
 
 void check_labels(const TensorView& target, int64_t classes, const CrossEntropyOptions& options) {

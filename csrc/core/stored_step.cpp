@@ -19,20 +19,14 @@ uint64_t rounding_key(uint64_t seed, uint64_t step, uint64_t array) {
 uint64_t state_key(uint64_t key, int state) { return next_key(key, (uint64_t)state); }
 
 static std::unique_ptr<Walk<1>> walk_unless_contiguous(const TensorView& t) {
-  return is_contiguous(t) ? nullptr : std::make_unique<Walk<1>>(walk_rows(t, t.ndim - 1));
+  return is_contiguous(t) ? nullptr : std::make_unique<Walk<1>>(walk_elements(t));
 }
 
 // f(the walk over an operand); one that lies end to end is made for the occasion, as a step may have thousands.
 template <class F>
 static void with_walk(const std::unique_ptr<Walk<1>>& walk, char* data, size_t item, int64_t end, const F& f) {
   if (walk) return f(*walk);
-  Walk<1> flat;
-  flat.ndim = 1;
-  flat.stream = false;
-  flat.data[0] = data;
-  flat.shape[0] = end;
-  flat.stride[0][0] = (ptrdiff_t)item;
-  f(flat);
+  f(walk_contiguous(data, item, end));
 }
 
 StoredStep::StoredStep(const TensorView* views, unsigned used, const TensorView* scales, const TensorView* master,

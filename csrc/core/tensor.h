@@ -40,6 +40,12 @@ struct TensorView {
   Shape dims() const { return Shape(shape, shape + ndim); }
 };
 
+// The part of a table, which has f32 and f64, that serves a dtype.
+template <class Table>
+const auto& typed(const Table& table, Dtype d) {
+  return d == Dtype::f64 ? table.f64 : table.f32;
+}
+
 // In C order without gaps, as nothing is, too.
 inline bool is_contiguous(const TensorView& t) {
   if (t.size() == 0) return true;

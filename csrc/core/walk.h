@@ -47,4 +47,56 @@ Walk<Operands> plan_walk(const TensorView* const (&views)[Operands], int64_t str
   return walk;
 }
 
+// One array in C order; the same for n elements that lie end to end; and for all rows along an axis: the other axes in
+// the order of the shape, then this one.
+inline Walk<1> walk_elements(const TensorView& t) { return plan_walk<1>({&t}, 0, Order::c); }
+
+inline Walk<1> walk_contiguous(void* data, size_t item, int64_t n) {
+  Walk<1> walk;
+  walk.ndim = 1;
+  walk.stream = false;
+  walk.data[0] = static_cast<char*>(data);
+  walk.shape[0] = n;
+  walk.stride[0][0] = (ptrdiff_t)item;
+  return walk;
+}
+
+inline Walk<1> walk_rows(TensorView t, int axis) {
+  if (t.ndim > 0) {
+    std::rotate(t.shape + axis, t.shape + axis + 1, t.shape + t.ndim);
+    std::rotate(t.strides + axis, t.strides + axis + 1, t.strides + t.ndim);
+  }
+  return walk_elements(t);
+}
+
+// Calls run(pointer, stride, n) for each run along the innermost axis that [begin, end) of the flattened index covers:
+// for the few loops that are no kernel's.
+template <class Run>
+void for_runs(const Walk<1>& walk, int64_t begin, int64_t end, const Run& run) {
+  if (begin >= end) return;
+  const int last = walk.ndim - 1;
+  const ptrdiff_t* stride = walk.stride[0];
+  int64_t index[kMaxDims], rest = begin;
+  char* p = walk.data[0];
+  for (int d = last; d >= 0; d--) {
+    index[d] = rest % walk.shape[d];
+    rest /= walk.shape[d];
+    p += index[d] * stride[d];
+  }
+  while (true) {
+    const int64_t n = std::min(walk.shape[last] - index[last], end - begin);
+    run(p, stride[last], n);
+    begin += n;
+    if (begin == end) return;
+    p -= index[last] * stride[last];
+    index[last] = 0;
+    for (int d = last - 1; d >= 0; d--) {
+      p += stride[d];
+      if (++index[d] < walk.shape[d]) break;
+      p -= index[d] * stride[d];
+      index[d] = 0;
+    }
+  }
+}
+
 }  // namespace innerloop
