@@ -420,6 +420,25 @@ def test_a_row_of_a_batch_is_the_row_alone(isa, dtype, stored):
     same_bits(il.linear(x[3], weight, b, activation="tanh"), whole[3])
 
 
+@pytest.mark.parametrize("m", [9, 12, 13, 40, 72, 73])
+def test_a_weight_that_comes_from_memory(isa, dtype, threads, m):
+    """Row-major and beyond 1 MB, it is packed in slices while the last block is multiplied."""
+    k, n = 531, 1003  # neither a multiple of a block nor of a panel
+    x, w, b = layer(m, k, n, dtype)
+    dy, padded = random(m, k, dtype=dtype), np.zeros((k, n + 3), dtype)
+    padded[:, :n] = w
+    expected = il.linear(x, w.copy("F"), b, activation="silu")
+    dx = il.linear(random(m, n, dtype=dtype), w.T)
+    for count in (1, 2, 5):
+        threads(count)
+        same_bits(il.linear(x, w, b, activation="silu"), expected)
+        same_bits(il.linear(x.copy("F"), w, b, activation="silu"), expected)
+        same_bits(il.linear(x, padded[:, :n], b, activation="silu"), expected)
+        same_bits(il.linear_backward(random(m, n, dtype=dtype), x, w)[0], dx)
+        same_bits(il.linear(x, w[:, :9], b[:9]), il.linear(x, w[:, :9].copy(), b[:9]))
+        same_bits(il.linear_backward(dy, random(m, n, dtype=dtype), w.T)[0], il.linear(dy, w))
+
+
 @pytest.mark.skipif(len(FMA_ISAS) < 2, reason="one instruction set with fma on this machine")
 def test_instruction_sets_agree_to_the_bit(dtype):
     for m, k, n in SHAPES:

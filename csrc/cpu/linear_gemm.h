@@ -1,163 +1,12 @@
-// The blocked matrix product: chooses what to pack, how to block and how to share the work, and hands each finished
-// tile to the epilogue while it lies in the first-level cache. No choice made here changes a bit, see Note [one chain].
+// The blocked matrix product, as planned: hands each finished tile to the epilogue while it lies in the first-level
+// cache.
 #pragma once
 
 #include "cpu/linear_dropout.h"
-#include "cpu/linear_pack.h"
-#include "cpu/linear_tile.h"
+#include "cpu/linear_plan.h"
 
 namespace innerloop::INNERLOOP_ISA {
 namespace {
-
-// A tile of finished sums, and where its activation goes.
-struct Finish {
-  const char* sum;  // rows of `vectors` vectors, sum_row bytes apart
-  ptrdiff_t sum_row;
-  int rows, vectors;
-  const char* bias;  // at the tile's corner; one for each column, or for each row; or null
-  bool bias_by_row;
-  char* y;
-  ptrdiff_t y_row;
-  char* z;  // sum + bias; or null
-  ptrdiff_t z_row;
-  const double* parameters;
-};
-using Epilogue = void (*)(const Finish& finish);
-
-// result (m x n) = epilogue(a (m x k) @ b (k x n))
-struct Product {
-  int64_t m, n, k;
-  Factor a, b;
-  const char* panels;  // b, packed as a whole; or null
-  Matrix y, z;         // z.data may be null
-  bool transposed;     // y and z hold the result transposed, and the bias is one for each row
-  const char* bias;    // end to end, with room for a whole panel; or null
-  Epilogue epilogue;   // null: the product itself is the result
-  const double* parameters;
-  char* column_sums;           // of b, n of them, 0 at first; or null
-  bool accumulate;             // the chains go on from what y holds
-  const DropoutWork* dropout;  // of the epilogue's result; or null
-  bool keeps_output;           // z gets that result, before dropout
-};
-
-// A panel of b in a block of k fills the first-level cache at most, a block of a's rows takes about a third of a
-// second-level cache of 512 KB, and the panels packed together 2 MB of the third. Half or twice of each costs up to 5%.
-constexpr int64_t kDepthBytes = 4096;
-constexpr int64_t kRowsInBlock = 72;
-constexpr int64_t kPanelsInBlock = 64;
-constexpr int64_t kSumsBytes = 4 << 20;   // of half precision's sums: they stay in a cache
-constexpr int64_t kFewBytes = 256 << 10;  // b's panels stay in the second-level cache: run them against each tile of a
-constexpr int64_t kNearBytes = 4 << 20;   // a weight of at most this size is taken to lie in a cache
-constexpr int64_t kInPlaceRows = 8;       // up to which a row-major b is read where it lies
-constexpr int64_t kInPlaceDepth = 16;     // rows of b, each a stream of its own from memory
-
-struct Plan {
-  int row_tasks, column_tasks;
-  bool a_direct, b_in_place;
-  int rows_in_tile;
-  int64_t depth, blocks;  // of k
-  int64_t panels;         // packed at a time
-  int64_t row_tiles;      // of a, in a block
-  size_t a_bytes, b_bytes, spare_bytes;
-  size_t sums_bytes;  // of sums between blocks of k, where the result's storage cannot hold them
-
-  size_t task_bytes() const { return a_bytes + b_bytes + spare_bytes + sums_bytes; }
-};
-
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline size_t align64(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
-
-// The factor's rows have their columns end to end, a fixed step apart.
-template <class T>
-bool has_plain_rows(const Factor& f) {
-  if (f.fused() || f.matrix.rows != nullptr || f.matrix.storage != Storage::full) return false;
-  return (f.transposed ? f.matrix.row : f.matrix.column) == (ptrdiff_t)sizeof(T);
-}
-
-template <class T>
-bool stores_rows(const Product& p, const Matrix& m) {
-  return !p.transposed && m.rows == nullptr && m.storage == Storage::full && m.column == (ptrdiff_t)sizeof(T);
-}
-
-// How many ways to split rows and columns: the cheapest for the task with the most work, in cycles, counting what
-// every task packs for itself.
-constexpr double kTaskCycles = 8000;  // less is not worth a task
-
-inline void share(int threads, double compute, double pack_a, double pack_b, int64_t row_units, int64_t column_units,
-                  int& row_tasks, int& column_tasks) {
-  row_tasks = column_tasks = 1;
-  const double units = (double)row_units * (double)column_units;
-  double best = units * compute + (double)row_units * pack_a + (double)column_units * pack_b;
-  const double most = best / kTaskCycles;
-  const int tasks = most < threads ? (int)most : threads;
-  for (int r = 1; r <= tasks && r <= row_units; r++) {
-    int64_t c = tasks / r;
-    if (c > column_units) c = column_units;
-    const double rows = (double)ceil_div(row_units, r), columns = (double)ceil_div(column_units, c);
-    const double cost = rows * columns * compute + rows * pack_a + columns * pack_b;
-    if (cost >= best) continue;
-    best = cost;
-    row_tasks = r;
-    column_tasks = (int)c;
-  }
-}
-
-template <class T>
-Plan plan_product(const Product& p, int threads, size_t frugal) {
-  constexpr int lanes = Native<T>::lanes;
-  constexpr int64_t item = sizeof(T);
-  Plan plan;
-  plan.a_direct = has_plain_rows<T>(p.a);
-  plan.b_in_place = p.panels == nullptr && p.m <= kInPlaceRows && !p.b.fused() && !p.b.transposed &&
-                    p.b.matrix.rows == nullptr && p.b.matrix.storage == Storage::full && p.b.matrix.column == item &&
-                    stores_rows<T>(p, p.y) && p.column_sums == nullptr;
-  plan.rows_in_tile = tallest(p.n < kPanel<T> ? (int)ceil_div(p.n, lanes) : kPanelVectors);
-  // Rows whole pages apart share one set of the first-level cache: no more of them at once than it has room for.
-  const ptrdiff_t a_row = p.a.transposed ? p.a.matrix.column : p.a.matrix.row;
-  if (plan.a_direct && a_row % 4096 == 0 && plan.rows_in_tile > 6) plan.rows_in_tile = 6;
-  const int64_t most = plan.b_in_place ? kInPlaceDepth : kDepthBytes / item;
-  plan.blocks = p.k > most ? ceil_div(p.k, most) : 1;
-  plan.depth = plan.b_in_place ? most : (ceil_div(p.k, plan.blocks) + lanes - 1) / lanes * lanes;
-
-  const int64_t panels = ceil_div(p.n, kPanel<T>);
-  const double k = (double)p.k, tile = plan.rows_in_tile;
-  share(threads, tile * kPanel<T> * k / (2 * lanes),
-        p.a.fused()     ? 4 * tile * k
-        : plan.a_direct ? 0
-                        : tile * k,
-        p.b.fused()                   ? 4 * kPanel<T> * k
-        : p.panels || plan.b_in_place ? 0
-                                      : 0.5 * kPanel<T> * k,
-        ceil_div(p.m, plan.rows_in_tile), panels, plan.row_tasks, plan.column_tasks);
-
-  const int64_t panel_bytes = plan.depth * kPanel<T> * item;
-  const int64_t own_panels = ceil_div(panels, plan.column_tasks);
-  const int64_t own_rows = ceil_div(p.m, plan.row_tasks);
-  plan.panels = own_panels < kPanelsInBlock ? own_panels : kPanelsInBlock;
-  plan.row_tiles = kRowsInBlock / plan.rows_in_tile;
-  if (plan.panels * panel_bytes <= kFewBytes && !plan.b_in_place) {
-    plan.row_tiles = 1;
-  } else if (plan.a_direct && own_rows <= kRowsInBlock && !plan.b_in_place && p.panels == nullptr) {
-    plan.panels = panels_at_once(own_rows < 3 ? (int)own_rows : 3);  // one panel, packed and used at once
-  }
-  // Rows are 64 bytes longer than their contents, lest a tile's rows fall into one set of the cache.
-  const int64_t packed_row = plan.depth * item + 64;
-  plan.a_bytes = plan.a_direct ? 0 : align64((size_t)(plan.row_tiles * plan.rows_in_tile * packed_row));
-  const size_t share = frugal / (size_t)(plan.row_tasks * plan.column_tasks);
-  while (plan.panels > 1 && plan.a_bytes + (size_t)(plan.panels * panel_bytes) > share) plan.panels /= 2;
-  plan.sums_bytes = 0;
-  if (p.y.storage != Storage::full && plan.blocks > 1) {
-    const int64_t most_rows = ceil_div(ceil_div(p.m, plan.rows_in_tile), plan.row_tasks) * plan.rows_in_tile;
-    const int64_t sums = most_rows * kPanel<T> * item;
-    while (plan.panels > 1 && plan.panels * sums > kSumsBytes) plan.panels /= 2;
-    plan.sums_bytes = align64((size_t)(plan.panels * sums));
-  }
-  plan.b_bytes = p.panels ? 0 : align64((size_t)((plan.b_in_place ? 1 : plan.panels) * panel_bytes));
-  const size_t spare_a = p.a.fused() ? (size_t)(plan.rows_in_tile * packed_row) : 0;
-  const size_t spare_b = p.b.fused() ? (size_t)panel_bytes : 0;
-  plan.spare_bytes = align64(spare_a > spare_b ? spare_a : spare_b);
-  return plan;
-}
 
 // Rows up to which b's columns are transposed in registers; beyond, enough lanes are busy with the roles swapped.
 template <class T>
@@ -184,6 +33,7 @@ class Block {
     rows_end = row_end;
     tiles = ceil_div(row_end - row, plan.rows_in_tile);
     const int64_t block_columns = plan.panels * kPanel<T>;
+    if (plan.b_in_slices) return run_in_slices(column, column_end, block_columns);
     for (int64_t j = column; j < column_end; j += block_columns) {
       columns_begin = j;
       const int64_t j_end = j + block_columns < column_end ? j + block_columns : column_end;
@@ -287,6 +137,59 @@ class Block {
       for (int g = 0; g < Groups; g++) sums[r][g].store(sum + r * sum_row + g * sizeof(V));
     }
     finish(sum, sum_row, 0, Rows, column, columns);
+  }
+
+  // Few rows and a b from memory: while one block of b is multiplied, the next is packed into a second buffer, some
+  // rows after each tile, so that memory and arithmetic keep each other company.
+  void run_in_slices(int64_t column, int64_t column_end, int64_t block_columns) {
+    char* buffers[2] = {b_buffer, b_buffer + plan.b_bytes / 2};
+    auto columns_of = [&](int64_t j) { return column_end - j < block_columns ? column_end - j : block_columns; };
+    auto depth_of = [&](int64_t block) {
+      return p.k - block * plan.depth < plan.depth ? p.k - block * plan.depth : plan.depth;
+    };
+    const ptrdiff_t a_row = p.a.transposed ? p.a.matrix.column : p.a.matrix.row;
+    pack_slice(column, columns_of(column), 0, 0, depth_of(0), depth_of(0), kRowsAhead, buffers[0]);
+    for (int64_t j = column, block = 0, turn = 0; j < column_end; turn ^= 1) {
+      const bool down = block + 1 < plan.blocks;
+      const int64_t next_block = down ? block + 1 : 0, next_j = down ? j : j + block_columns;
+      const int64_t next_depth = next_j < column_end ? depth_of(next_block) : 0;
+      columns_begin = j;
+      k_begin = block * plan.depth;
+      depth = depth_of(block);
+      first = block == 0 && !p.accumulate;
+      last = !down;
+      b_buffer = buffers[turn];
+      const int64_t columns = columns_of(j), steps = tiles * ceil_div(columns, kPanel<T>);
+      const int64_t slice = ceil_div(next_depth, steps);
+      int64_t packed = 0;
+      for (int64_t c = j; c < j + columns; c += kPanel<T>) {
+        const int width = (int)(j + columns - c < kPanel<T> ? j + columns - c : kPanel<T>);
+        const char* b = b_buffer + (c - j) / kPanel<T> * plan.depth * panel_row;
+        for (int64_t i = 0; i < tiles; i++) {
+          const int64_t at = tile_begin(i);
+          const char* a = p.a.transposed ? address(p.a.matrix, k_begin, at) : address(p.a.matrix, at, k_begin);
+          one_tile(a, a_row, b, panel_row, plan.depth * panel_row, at, (int)(tile_begin(i + 1) - at), c, width, false);
+          const int64_t end = packed + slice < next_depth ? packed + slice : next_depth;
+          if (packed < end) {
+            pack_slice(next_j, columns_of(next_j), next_block, packed, end, next_depth,
+                       slice > kRowsAhead ? slice : kRowsAhead, buffers[turn ^ 1]);
+          }
+          packed = end;
+        }
+      }
+      j = next_j;
+      block = next_block;
+    }
+  }
+
+  // Rows [begin, end) of a block of b.
+  void pack_slice(int64_t j, int64_t columns, int64_t block, int64_t begin, int64_t end, int64_t block_depth,
+                  int64_t ahead, char* to) const {
+    const int64_t whole = columns / kPanel<T>, rest = columns % kPanel<T>, i = block * plan.depth + begin;
+    to += begin * panel_row;
+    pack_panels_of<T>(p.b, i, j, end - begin, whole, to, plan.depth * panel_row, ahead, block_depth - begin);
+    if (rest == 0) return;
+    pack_panel<T>(p.b, i, j + whole * kPanel<T>, end - begin, (int)rest, to + whole * plan.depth * panel_row, nullptr);
   }
 
   int64_t tile_begin(int64_t tile) const { return rows_begin + (rows_end - rows_begin) * tile / tiles; }

@@ -248,19 +248,23 @@ bool has_rows_for_panels(const Factor& f) {
   return f.transposed ? f.matrix.row == item && f.matrix.rows == nullptr : f.matrix.column == item;
 }
 
+constexpr int kPanelsAtOnce = 8;
+constexpr int kRowsAhead = 4;
+
 // Whole panels of such a factor, `to_panel` bytes apart: some of them row by row together, as rows may lie pages apart,
-// each of which costs a look-up.
+// each of which costs a look-up. Rows are fetched `ahead` of their turn, up to `known` of them.
 template <class Source>
-void pack_panels(const Factor& f, int64_t i, int64_t j, int64_t rows, int64_t panels, char* to, ptrdiff_t to_panel) {
+void pack_panels(const Factor& f, int64_t i, int64_t j, int64_t rows, int64_t panels, char* to, ptrdiff_t to_panel,
+                 int64_t ahead, int64_t known) {
   using V = typename Source::V;
-  constexpr int at_once = 8, rows_ahead = 4;
+  constexpr int at_once = kPanelsAtOnce;
   constexpr ptrdiff_t to_row = kPanelVectors * sizeof(V), from_row = kPanelVectors * V::lanes * Source::item;
   for (int64_t p = 0; p < panels; p += at_once) {
     const int count = (int)(panels - p < at_once ? panels - p : at_once);
     for (int64_t r = 0; r < rows; r++) {
       auto row = [&](int64_t k) { return f.transposed ? address(f.matrix, j, k) : address(f.matrix, k, j); };
       const char* from = row(i + r) + p * from_row;
-      const char* next = r + rows_ahead < rows ? row(i + r + rows_ahead) + p * from_row : from;
+      const char* next = r + ahead < known ? row(i + r + ahead) + p * from_row : from;
       char* target = to + p * to_panel + r * to_row;
       for (int q = 0; q < count; q++, from += from_row, next += from_row, target += to_panel) {
         for (int at = 0; at < (int)from_row; at += 64) prefetch(next + at);
@@ -273,9 +277,11 @@ void pack_panels(const Factor& f, int64_t i, int64_t j, int64_t rows, int64_t pa
   }
 }
 template <class T>
-void pack_panels_of(const Factor& f, int64_t i, int64_t j, int64_t rows, int64_t panels, char* to, ptrdiff_t to_panel) {
-  with_storage<T>(f.matrix.storage,
-                  [&](auto source) { pack_panels<decltype(source)>(f, i, j, rows, panels, to, to_panel); });
+void pack_panels_of(const Factor& f, int64_t i, int64_t j, int64_t rows, int64_t panels, char* to, ptrdiff_t to_panel,
+                    int64_t ahead = kRowsAhead, int64_t known = 0) {
+  with_storage<T>(f.matrix.storage, [&](auto source) {
+    pack_panels<decltype(source)>(f, i, j, rows, panels, to, to_panel, ahead, known > rows ? known : rows);
+  });
 }
 
 // One panel of a right-hand factor, `columns` of at most kPanel: rows end to end, the lanes beyond `columns` zero.
