@@ -183,11 +183,6 @@ TORCHS = [
 ]
 
 
-@pytest.fixture
-def torch():
-    return pytest.importorskip("torch")
-
-
 def torch_steps(torch, optimizer, tensors, first, steps):
     for step in range(first, first + steps):
         for i, t in enumerate(tensors):
