@@ -29,11 +29,11 @@ from innerloop.reference import GATED
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 
-def test_every_activation_is_here() -> None:
-    assert tuple(TORCHS) == il.activations.NAMES
+def test_every_activation_of_torchs_is_here() -> None:
+    assert {n for n in il.activations.NAMES if hasattr(F, n)} <= TORCHS.keys()
 
 
-@pytest.mark.parametrize("name", il.activations.NAMES)
+@pytest.mark.parametrize("name", TORCHS)
 @settings(quick, max_examples=20)
 @given(data=st.data())
 def test_activations(name: str, data: st.DataObject) -> None:
@@ -71,7 +71,8 @@ def test_gated(name: str, data: st.DataObject) -> None:
     if name == "glu":
         y = F.glu(t, axis)
     else:
-        y = (F.silu if name == "swiglu" else F.gelu)(a) * b
+        gate, value = (a, b) if GATED[name].gate_is_first else (b, a)
+        y = TORCHS[GATED[name].activation](gate) * value
     (dx,) = graded(y, [t], dy)
     check(lambda: (getattr(il, name)(x, axis),), [y], [largest(x)])
     backward = getattr(il, f"{name}_backward")
