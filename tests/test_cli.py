@@ -191,6 +191,22 @@ def test_float32_inputs_are_all_patterns() -> None:
     np.testing.assert_array_equal(patterns, np.arange(0, 1 << 32, step, dtype=np.uint64))
 
 
+def test_table_of_accuracy_is_of_the_figures() -> None:
+    tool = Path(__file__).parents[1] / "tools/accuracy.py"
+    done = python(str(tool), "--check")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", il.gated.NAMES)
+def test_gated_errors_are_of_the_gate(name: str) -> None:
+    """The oracle gates the very values that the kernel gets."""
+    x = np.linspace(-3, 3, 1001, dtype="f4")
+    values = ulp.values_beside(x)
+    assert values.min() >= 1 and values.max() < 2 and np.unique(values).size > 900
+    exact = ulp.float64_oracles()[name](x.astype("f8"))
+    np.testing.assert_allclose(ulp.native(name, x), exact, rtol=1e-6)
+
+
 # --- demo ----------------------------------------------------------------------------------------
 
 
