@@ -26,10 +26,8 @@ class Call:
     any_shape: tuple[str, ...] = ()  # arrays that may have a shape and dtype of their own choice
     one_element: tuple[str, ...] = ()  # arrays that may also be of one element
     in_place: tuple[str, ...] = ()  # inputs that `out` may be, or "dx x": x that dx may be
-
-    mixes: tuple[
-        str, ...
-    ] = ()  # arrays that may be of half precision beside float32; all of a step's
+    mixes: tuple[str, ...] = ()  # that may be half precision beside float32; all of a step's
+    weights: tuple[str, ...] = ()  # that may be float32 beside half precision
 
     def run(self, **changed: Any) -> Any:
         return self.function(**(self.arrays | self.other | changed))
@@ -109,6 +107,7 @@ def calls() -> Iterator[tuple[str, Call]]:
                 other = {"reduction": reduction, "return_grad": True}
                 name = f"softmax_cross_entropy {reduction} {kind} {'weighted' * bool(weight)}"
                 call = Call(il.softmax_cross_entropy, arrays, other, in_place=("logits",))
+                call.weights = ("weight", "sample_weight")
                 yield name, call
     for kind in ("index", "probability"):
         arrays = {"x": f32(N, K), "w": f32(K, C), "b": f32(C)}
@@ -116,6 +115,7 @@ def calls() -> Iterator[tuple[str, Call]]:
         arrays |= {"weight": abs(f32(C)), "sample_weight": abs(f32(N))}
         arrays |= {"dx": f32(N, K), "dw": f32(K, C), "db": f32(C)}
         call = Call(linear_cross_entropy, arrays, {"z_loss": 0.1}, writes=("dx", "dw", "db"))
+        call.weights = ("weight", "sample_weight")
         yield f"linear_cross_entropy {kind}", call
     for reduction, return_grad in (("mean", True), ("none", True), ("sum", False)):
         out = {"out": f32(N, C)} if return_grad else {}
@@ -125,16 +125,19 @@ def calls() -> Iterator[tuple[str, Call]]:
             pair = {"pred": il.sigmoid(f32(N, C)), "target": il.sigmoid(f32(N, C, seed=1))}
             arrays = pair | {"sample_weight": abs(f32(N, C))} | out
             call = Call(getattr(il, name), arrays, other, writes, in_place=("pred",))
+            call.weights = ("sample_weight",)
             yield f"{name} {reduction} {return_grad}", call
             if loss.array:
                 arrays = arrays | {loss.array: abs(f32(N, C))}
                 call = Call(getattr(il, name), arrays, other, writes, in_place=("pred",))
                 call.any_shape = (loss.array,)
+                call.weights = ("sample_weight", loss.array)
                 yield f"{name} {reduction} {return_grad} {loss.array}", call
         arrays = {"log_probs": f32(N, C), "target": labels(), "weight": abs(f32(C))}
         arrays |= {"sample_weight": abs(f32(N))} | out
         call = Call(il.nll_loss, arrays, other, writes, in_place=("log_probs",))
         call.mixes = () if return_grad else ("log_probs",)
+        call.weights = ("weight", "sample_weight")
         yield f"nll_loss {reduction} {return_grad}", call
     for name, optimizer in OPTIMIZERS.items():
         states = [f"{state}s" for state in optimizer.states]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -41,3 +43,26 @@ def restore_threads() -> Iterator[None]:
     n = il.get_num_threads()
     yield
     il.set_num_threads(n)
+
+
+@pytest.fixture(scope="session")
+def torch() -> Any:
+    """PyTorch, or the test is skipped."""
+    return pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def one_torch_thread() -> Iterator[None]:
+    """Small tensors, of which several threads make slow work."""
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def no_numpy_warnings() -> Iterator[None]:
+    """The reference must not let a floating-point warning out, whatever the caller's settings."""
+    with np.errstate(all="raise"):
+        yield

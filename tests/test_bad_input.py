@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -127,6 +128,22 @@ def test_other_float_dtype(target: str, name: str, dtype: str) -> None:
         mixes = dtype != "float64" and (name.endswith("_step") or argument in call.mixes)
         if array.dtype == np.float32 and argument not in call.any_shape and not mixes:
             assert names(call, refuses(call, (TypeError,), **{argument: array.astype(dtype)}))
+
+
+@pytest.mark.parametrize("dtype", ["float16", ml_dtypes.bfloat16], ids=str)
+@pytest.mark.parametrize("name", [n for n in CALLS if not n.endswith("_step")])
+def test_float32_beside_half(target: str, name: str, dtype: str) -> None:
+    """Weights of losses may be; what norms save and keep running has to be, and steps take any."""
+    kept = ("saved", "running_mean", "running_var") if "norm" in name else ()
+    single = {
+        a: v for a, v in CALLS[name].arrays.items() if v.dtype == np.float32 and a not in kept
+    }
+    call = replace(
+        CALLS[name], arrays=CALLS[name].arrays | {a: v.astype(dtype) for a, v in single.items()}
+    )
+    for argument, array in single.items():
+        if len(single) > 1 and argument not in call.weights:
+            assert names(call, refuses(call, (TypeError,), **{argument: array}))
 
 
 @pytest.mark.parametrize("fault", SHAPES)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -93,17 +94,42 @@ def test_selftest_covers_the_lists(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["selftest", "--quick"]) == 0
     text = capsys.readouterr().out
     names = [f"{name}{suffix}" for name in il.activations.NAMES for suffix in ("", " backward")]
-    names += ["softmax", "log_softmax backward", "linear, gelu", "linear backward, relu"]
-    names += ["softmax_cross_entropy, labels", *reference.OPTIMIZERS, *il.isas()]
+    names += ["prelu backward", "softmax", "log_softmax backward", "linear, gelu"]
+    names += ["linear backward, relu, dropout", "softmax_cross_entropy, labels", "nll_loss"]
+    names += ["linear_cross_entropy, probabilities", "dropout backward", "clip_grad_norm"]
+    names += [f"{n}{s}" for n in reference.GATED for s in ("", " backward")]
+    names += [f"{n}_norm{s}" for n in ("layer", "rms", "batch") for s in ("", " backward")]
+    names += [*reference.LOSSES, *reference.OPTIMIZERS, *il.isas()]
     for name in names:
         assert f"{name} " in text
+    for dtype in ("float32", "float64", "float16", "bfloat16"):
+        assert f" {dtype} " in text
+
+
+def test_selftest_covers_the_public_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that compute: whatever is public, but for classes, other names and the run time."""
+    called = set()
+
+    class Recorder(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            called.add(name)
+            return getattr(il, name)
+
+    recorder = Recorder("innerloop")
+    monkeypatch.setattr(selftest, "il", recorder)
+    for noun in selftest.NOUNS:
+        for _, run in noun(np.dtype(np.float32), (3,)):
+            run(recorder)
+    public = {n for n in il.__all__ if not isinstance(getattr(il, n), type)}
+    other_names = {"activation", "activation_backward", "pack"}
+    assert public - {*il.runtime.__all__} - other_names <= called
 
 
 def test_selftest_finds_a_wrong_kernel(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    right = il.activation
-    monkeypatch.setattr(il, "activation", lambda x, name: right(x, name) + x.dtype.type(1e-3))
+    right = il.tanh
+    monkeypatch.setattr(il, "tanh", lambda x: right(x) + x.dtype.type(1e-3))
     assert main(["selftest", "--quick"]) == 1
     assert "FAILED" in capsys.readouterr().out
 
@@ -163,6 +189,22 @@ def test_float32_inputs_are_all_patterns() -> None:
     step = 1 << 20
     patterns = np.concatenate([x.view(np.uint32) for x in ulp.float32_inputs(step)])
     np.testing.assert_array_equal(patterns, np.arange(0, 1 << 32, step, dtype=np.uint64))
+
+
+def test_table_of_accuracy_is_of_the_figures() -> None:
+    tool = Path(__file__).parents[1] / "tools/accuracy.py"
+    done = python(str(tool), "--check")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", il.gated.NAMES)
+def test_gated_errors_are_of_the_gate(name: str) -> None:
+    """The oracle gates the very values that the kernel gets."""
+    x = np.linspace(-3, 3, 1001, dtype="f4")
+    values = ulp.values_beside(x)
+    assert values.min() >= 1 and values.max() < 2 and np.unique(values).size > 900
+    exact = ulp.float64_oracles()[name](x.astype("f8"))
+    np.testing.assert_allclose(ulp.native(name, x), exact, rtol=1e-6)
 
 
 # --- demo ----------------------------------------------------------------------------------------

@@ -16,11 +16,6 @@ from innerloop.reference import OPTIMIZERS, gradients
 from support import LAYOUTS, fma_isas
 
 
-@pytest.fixture
-def torch():
-    return pytest.importorskip("torch")
-
-
 def norm_of(grads, **options):
     """The norm as an optimizer finds it."""
     optimizer = il.SGD([np.zeros(g.shape, g.dtype) for g in grads], max_norm=np.inf, **options)

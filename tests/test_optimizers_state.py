@@ -183,11 +183,6 @@ TORCHS = [
 ]
 
 
-@pytest.fixture
-def torch():
-    return pytest.importorskip("torch")
-
-
 def torch_steps(torch, optimizer, tensors, first, steps):
     for step in range(first, first + steps):
         for i, t in enumerate(tensors):
@@ -198,8 +193,10 @@ def torch_steps(torch, optimizer, tensors, first, steps):
 def both(torch, name, options):
     params = fresh_params()[:2]
     tensors = [torch.tensor(p, requires_grad=True) for p in params]
-    theirs = getattr(torch.optim, OPTIMIZERS[name].class_name)(tensors, lr=0.02, **options)
-    return tensors, theirs
+    theirs = getattr(torch.optim, OPTIMIZERS[name].class_name, None)
+    if theirs is None:
+        pytest.skip("torch has no such optimizer")
+    return tensors, theirs(tensors, lr=0.02, **options)
 
 
 @pytest.mark.parametrize("made", [0, 7])

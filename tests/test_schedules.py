@@ -218,11 +218,6 @@ def test_plateau_state():
 # PyTorch as the oracle. It computes most rates from the one before, so roundings add up.
 
 
-@pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip("torch")
-
-
 def torch_rates(torch, make, lr, count, metrics=None):
     """The rates of the first `count` steps, of the scheduler that `make(optimizer)` returns."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)

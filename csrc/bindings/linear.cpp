@@ -76,12 +76,7 @@ py::object linear(py::handle x, py::handle w, py::handle b, py::handle name, con
   const Array ax = arguments.in(x, "x");
   const WeightArgument aw(arguments, w);
   const Shape shape = check_linear(ax.view, aw.weight);
-  std::optional<Array> ab;
-  if (!b.is_none()) {
-    ab = arguments.in(b, "b");
-    check_dtype(ab->view, ax.view);
-    check_shape(ab->view, {aw.weight.n()}, "one for each column of w");
-  }
+  const auto ab = optional_bias(arguments, b, ax.view, aw.weight.n());
   const Array ay = arguments.out(out, "out", ax.view.dtype, shape);
   Arguments::check_outputs({&ay}, {&ax, array_or_null(aw.array), array_or_null(ab)});
   std::optional<Array> az;
@@ -157,6 +152,14 @@ std::unique_ptr<PackedWeight> pack(py::handle w) {
 }
 
 }  // namespace
+
+std::optional<Array> optional_bias(Arguments& arguments, py::handle b, const TensorView& x, int64_t n) {
+  if (b.is_none()) return {};
+  const Array array = arguments.in(b, "b");
+  check_dtype(array.view, x);
+  check_shape(array.view, {n}, "one for each column of w");
+  return array;
+}
 
 LinearGradients::LinearGradients(Arguments& arguments, py::handle out, const TensorView& x, int64_t n,
                                  const char* without_db, std::initializer_list<const Array*> inputs) {

@@ -8,6 +8,9 @@
 
 namespace innerloop {
 
+// The argument b of a layer with n outputs, if it is not None.
+std::optional<Array> optional_bias(Arguments& arguments, py::handle b, const TensorView& x, int64_t n);
+
 // The gradients of a dense layer: fresh, or those of the caller's tuple `out`.
 struct LinearGradients {
   Array dx, dw;

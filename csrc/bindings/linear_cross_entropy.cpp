@@ -33,8 +33,7 @@ py::object layer_loss(py::handle x, py::handle w, py::handle target, py::handle 
     throw TypeError("target must hold class labels of an integer dtype, or probabilities of the dtype of x; got " +
                     describe(atarget.view));
   }
-  const auto ab = optional_array(arguments, b, "b", ax.view);
-  if (ab) check_shape(ab->view, {classes}, "one for each column of w");
+  const auto ab = optional_bias(arguments, b, ax.view, classes);
   const ClassWeights weights(arguments, weight, sample_weight, ax.view, classes, rows,
                              "that of x without its last axis");
   std::optional<LinearGradients> gradients;

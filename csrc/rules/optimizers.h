@@ -1,6 +1,6 @@
 // Every optimizer's arithmetic for one element, over any V (simd/vector.h).
-// To add one: write its struct beside its kin in rules/optimizers/, put it in `Optimizers` below, and write its NumPy
-// reference in python/innerloop/reference/optimizers.py. Nothing else needs to know.
+// To add one: write its struct here or, beside its kin, in rules/optimizers/, put it in `Optimizers` below, and write
+// its NumPy reference in python/innerloop/reference/optimizers.py. Nothing else needs to know.
 //
 // A rule has
 //   name           as in the public function, <name>_step

@@ -47,7 +47,9 @@ def softmax_cross_entropy(
     Parameters
     ----------
     logits : array, float32, float64, bfloat16 or float16, of one axis or more
-        The classes lie along `axis`; every other position is a row.
+        The classes lie along `axis`; every other position is a row. A logit of -inf is a class of
+        probability 0, whose loss as the label, or with label_smoothing, is infinite. A row with
+        +inf, or with -inf alone, gives NaN.
     target : array
         Class labels: any integer dtype, shape of logits without `axis`. Or class probabilities:
         dtype and shape of logits; they are not checked for their range.

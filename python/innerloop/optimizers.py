@@ -85,6 +85,9 @@ def clip_grad_norm(grads: Any, max_norm: float) -> float:
     `torch.nn.utils.clip_grad_norm_` does, and not touched where that is 1. The `max_norm` of an
     optimizer does the same without writing them.
 
+    Source: R. Pascanu, T. Mikolov and Y. Bengio, "On the difficulty of training recurrent neural
+    networks", ICML 2013.
+
     Parameters
     ----------
     grads : array or list of arrays, float32, float64, bfloat16 or float16

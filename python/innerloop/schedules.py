@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import bisect
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any, ClassVar, Literal, overload
@@ -77,7 +78,7 @@ _RAISES = """
     """
 
 
-class Schedule:
+class Schedule(ABC):
     """What all schedules share: the checks of their arguments, and arrays of steps."""
 
     _checks: ClassVar[Mapping[str, Callable[[Any, str], Any]]] = {
@@ -139,9 +140,9 @@ class Schedule:
             return np.array(rates, np.float64).reshape(step.shape)
         return self._rate(numbers.steps(step, "step") - 1)
 
+    @abstractmethod
     def _rate(self, t: int) -> float:
         """The rate after t steps."""
-        raise NotImplementedError
 
     def __post_init__(self) -> None:
         for f in fields(self):  # type: ignore[arg-type]  # the subclasses are dataclasses

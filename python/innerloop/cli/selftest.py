@@ -1,16 +1,17 @@
 """``python -m innerloop selftest``: every kernel against the NumPy reference, on every ISA at hand.
 
 Driven by the lists of activations, losses and optimizers, so that a new one is tested without being
-named.
+named. A case is a function of the module that it calls: of innerloop, or of its reference.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,12 @@ from . import ulp
 from .console import console, show_table
 
 # Differences are relative to the larger of 1 and the reference's value: sums of tens of elements of
-# size 1 lose a few of the type's last bits.
-TOLERANCE = {"float32": 1e-5, "float64": 1e-13}
+# size 1 lose a few of the type's last bits. In half precision, what is near the middle of two
+# numbers may be rounded to either, in each of an optimizer's three steps.
+TOLERANCE = {"float32": 1e-5, "float64": 1e-13, "float16": 2**-8, "bfloat16": 2**-5}
 SIZES = (1, 7, 16, 67, 1000)  # on both sides of every vector's width
 
-Case = tuple[str, Callable[[], Any], Callable[[], Any]]  # name, kernel, reference
+Case = tuple[str, Callable[[ModuleType], Any]]
 
 
 @dataclass
@@ -81,17 +83,28 @@ def run(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def dtypes() -> list[np.dtype]:
+    """NumPy's types of a kernel's arrays, and bfloat16 where ml_dtypes is installed."""
+    found = [np.dtype(t) for t in ("float32", "float64", "float16")]
+    if importlib.util.find_spec("ml_dtypes") is not None:
+        import ml_dtypes
+
+        found.append(np.dtype(ml_dtypes.bfloat16))
+    return found
+
+
 def compare(sizes: tuple[int, ...]) -> list[Outcome]:
     """Run every case on every instruction set."""
     outcomes = []
-    for dtype in ("float32", "float64"):
+    for dtype in dtypes():
         errors: dict[str, dict[str, float]] = {}
-        for isa in il.isas():
-            with il.use_backend("cpu"), il.use_isa(isa):
-                for name, kernel, expected in cases(np.dtype(dtype), sizes):
-                    worst = errors.setdefault(name, dict.fromkeys(il.isas(), 0.0))
-                    worst[isa] = max(worst[isa], largest_difference(kernel(), expected()))
-        outcomes += [Outcome(name, dtype, found) for name, found in errors.items()]
+        for name, run in itertools.chain.from_iterable(noun(dtype, sizes) for noun in NOUNS):
+            expected = run(reference)
+            worst = errors.setdefault(name, dict.fromkeys(il.isas(), 0.0))
+            for isa in il.isas():
+                with il.use_backend("cpu"), il.use_isa(isa):
+                    worst[isa] = max(worst[isa], largest_difference(run(il), expected))
+        outcomes += [Outcome(name, dtype.name, found) for name, found in errors.items()]
     return outcomes
 
 
@@ -117,219 +130,229 @@ def largest_difference(actual: Any, expected: Any) -> float:
     return float(gap.max(initial=0.0))
 
 
-def random(seed: int, dtype: np.dtype, *shape: int) -> NDArray:
+def case(function: str, *args: Any, variant: str = "", **options: Any) -> Case:
+    """Return the case of one call of a function that both modules have."""
+    name = function.replace("_backward", " backward") + (f", {variant}" if variant else "")
+    return name, lambda module: getattr(module, function)(*args, **options)
+
+
+def normal(seed: int, dtype: np.dtype, *shape: int, scale: float = 1.0) -> NDArray:
     """Return normal numbers, the same for the same seed."""
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+    return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(dtype)
 
 
-def cases(dtype: np.dtype, sizes: tuple[int, ...]) -> Iterator[Case]:
-    """Yield every kernel's cases in one type."""
-    yield from activation_cases(dtype, sizes)
-    yield from prelu_cases(dtype)
-    yield from gated_cases(dtype)
-    yield from softmax_cases(dtype)
-    yield from linear_cases(dtype)
-    yield from cross_entropy_cases(dtype)
-    yield from elementwise_loss_cases(dtype, sizes)
-    yield from nll_loss_cases(dtype)
-    yield from optimizer_cases(dtype, sizes)
+def uniform(
+    seed: int, dtype: np.dtype, *shape: int, low: float = 0.5, high: float = 2.0
+) -> NDArray:
+    """Return numbers of a range, by default of weights."""
+    return np.random.default_rng(seed).uniform(low, high, shape).astype(dtype)
 
 
-def activation_cases(dtype: np.dtype, sizes: tuple[int, ...]) -> Iterator[Case]:
+def combinations(**values: tuple) -> Iterator[dict[str, Any]]:
+    """Yield the options of every combination."""
+    for chosen in itertools.product(*values.values()):
+        yield dict(zip(values, chosen, strict=True))
+
+
+def activations(dtype: np.dtype, sizes: tuple[int, ...]) -> Iterator[Case]:
     """Each activation forward and backward, over contiguous and strided arrays with edge values."""
-    edges = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-30, -100.0, 100.0], dtype)
+    edges = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-30, -100.0, 100.0]).astype(dtype)
     for name, size in itertools.product(il.activations.NAMES, sizes):
-        entry = reference.ACTIVATIONS[name]
-        x = np.concatenate([random(1, dtype, size) * dtype.type(3), edges])
-        dy = random(2, dtype, x.size)
+        x = np.concatenate([normal(1, dtype, size, scale=3.0), edges])
+        dy = normal(2, dtype, x.size)
         finite = np.isfinite(x)
-        for a in (x, x[::-2]):
-            yield name, partial(il.activation, a, name), partial(entry.forward, a)
-        for a, d in ((x[finite], dy[finite]), (x[finite][::2], dy[finite][::2])):
-            yield (
-                f"{name} backward",
-                partial(il.activation_backward, d, a, name),
-                partial(entry.backward, d, a),
-            )
+        for step in (1, -2):
+            yield case(name, x[::step])
+            yield case(f"{name}_backward", dy[finite][::step], x[finite][::step])
 
 
-def prelu_cases(dtype: np.dtype) -> Iterator[Case]:
+def prelu(dtype: np.dtype, sizes: tuple[int, ...]) -> Iterator[Case]:
     """prelu with one slope and with one a channel, and both gradients."""
     for shape, slopes in (((67,), 1), ((33, 19), 19), ((2, 3, 1100), 3)):
-        x, dy = random(3, dtype, *shape), random(4, dtype, *shape)
-        weight = random(5, dtype, slopes)
-        yield "prelu", partial(il.prelu, x, weight), partial(reference.prelu, x, weight)
-        yield (
-            "prelu backward",
-            partial(il.prelu_backward, dy, x, weight),
-            partial(reference.prelu_backward, dy, x, weight),
-        )
+        x, dy, weight = normal(3, dtype, *shape), normal(4, dtype, *shape), normal(5, dtype, slopes)
+        yield case("prelu", x, weight)
+        yield case("prelu_backward", dy, x, weight)
 
 
-def gated_cases(dtype: np.dtype) -> Iterator[Case]:
+def gated(dtype: np.dtype, sizes: tuple[int, ...]) -> Iterator[Case]:
     """Each gated pair over each axis."""
-    x = random(3, dtype, 4, 38, 6) * dtype.type(3)
-    for (name, entry), axis in itertools.product(reference.GATED.items(), range(3)):
-        yield name, partial(getattr(il, name), x, axis), partial(entry.forward, x, axis)
-        dy = random(4, dtype, *entry.forward(x, axis).shape)
-        yield (
-            f"{name} backward",
-            partial(getattr(il, f"{name}_backward"), dy, x, axis),
-            partial(entry.backward, dy, x, axis),
-        )
+    x = normal(3, dtype, 4, 38, 6, scale=3.0)
+    for name, axis in itertools.product(reference.GATED, range(3)):
+        dy = normal(4, dtype, *(n // 2 if d == axis else n for d, n in enumerate(x.shape)))
+        yield case(name, x, axis)
+        yield case(f"{name}_backward", dy, x, axis)
 
 
-def softmax_cases(dtype: np.dtype) -> Iterator[Case]:
+def softmax(dtype: np.dtype, sizes: tuple[int, ...]) -> Iterator[Case]:
     """softmax and log_softmax over each axis."""
-    x, dy = random(3, dtype, 5, 19, 3), random(4, dtype, 5, 19, 3)
+    x, dy = normal(3, dtype, 5, 19, 3), normal(4, dtype, 5, 19, 3)
     for name, axis in itertools.product(("softmax", "log_softmax"), range(3)):
-        forward, backward = getattr(reference, name), getattr(reference, f"{name}_backward")
-        y = forward(x, axis)
-        yield name, partial(getattr(il, name), x, axis), partial(forward, x, axis)
-        yield (
-            f"{name} backward",
-            partial(getattr(il, f"{name}_backward"), dy, y, axis),
-            partial(backward, dy, y, axis),
-        )
+        yield case(name, x, axis)
+        yield case(f"{name}_backward", dy, getattr(reference, name)(x, axis), axis)
 
 
-def linear_cases(dtype: np.dtype) -> Iterator[Case]:
+def linear(dtype: np.dtype, sizes: tuple[int, ...]) -> Iterator[Case]:
     """linear and its backward with each activation, over a few shapes and both weight layouts."""
     for (m, k, n), name in itertools.product(
         ((1, 5, 3), (7, 33, 65), (37, 64, 17)), il.activations.NAMES
     ):
-        x, b = random(5, dtype, m, k), random(6, dtype, n)
-        w = random(7, dtype, k, n) / dtype.type(k**0.5)
-        dy = random(8, dtype, m, n)
-        saved = reference.linear(x, w, b, activation=name, return_saved=True)[1]
-        for v in (w, np.ascontiguousarray(w.T).T):
-            yield (
-                f"linear, {name}",
-                partial(il.linear, x, v, b, activation=name, return_saved=True),
-                partial(reference.linear, x, w, b, activation=name, return_saved=True),
-            )
-            yield (
-                f"linear backward, {name}",
-                partial(il.linear_backward, dy, x, v, saved, activation=name),
-                partial(reference.linear_backward, dy, x, w, saved, activation=name),
-            )
+        x, b, dy = normal(5, dtype, m, k), normal(6, dtype, n), normal(8, dtype, m, n)
+        w = normal(7, dtype, k, n, scale=k**-0.5)
+        for drop in (False, True):
+            options: dict[str, Any] = {"activation": name}
+            options |= {"dropout": 0.25, "seed": 3, "offset": 1} if drop else {}
+            saved = reference.linear(x, w, b, return_saved=True, **options)[1]
+            options["variant"] = name + ", dropout" * drop
+            for v in (w, np.ascontiguousarray(w.T).T):
+                yield case("linear", x, v, b, return_saved=True, **options)
+                yield case("linear_backward", dy, x, v, saved, **options)
 
 
-def cross_entropy_cases(dtype: np.dtype) -> Iterator[Case]:
-    """softmax_cross_entropy over labels and probabilities, with every reduction and option."""
-    name = "softmax_cross_entropy"
+def softmax_cross_entropy(dtype: np.dtype, sizes: tuple[int, ...]) -> Iterator[Case]:
+    """Cross-entropy over labels and probabilities, of logits and of a layer."""
     for rows, classes in ((1, 1), (5, 10), (33, 1001)):
-        logits = random(9, dtype, rows, classes) * dtype.type(4)
+        logits = normal(9, dtype, rows, classes, scale=4.0)
+        x, w = normal(9, dtype, rows, 7), normal(16, dtype, 7, classes)
         labels = np.random.default_rng(10).integers(0, classes, rows)
         labels[rows // 2 :: 4] = -100 if rows > 1 else 0
-        probabilities = reference.softmax(random(11, dtype, rows, classes))
-        weight = np.random.default_rng(12).uniform(0.5, 2.0, classes).astype(dtype)
-        for target, reduction, smoothing, w in itertools.product(
-            (labels, probabilities), ("mean", "sum", "none"), (0.0, 0.1), (None, weight)
+        targets = {"labels": labels}
+        targets["probabilities"] = reference.softmax(normal(11, dtype, rows, classes))
+        for (kind, target), options in itertools.product(
+            targets.items(),
+            combinations(
+                reduction=("mean", "sum", "none"),
+                label_smoothing=(0.0, 0.1),
+                weight=(None, uniform(12, dtype, classes)),
+            ),
         ):
-            options = {
-                "weight": w,
-                "label_smoothing": smoothing,
-                "reduction": reduction,
-                "return_grad": True,
-            }
-            yield (
-                f"{name}, {'labels' if target is labels else 'probabilities'}",
-                # The loss of a sum grows with the rows: compare a row's share.
-                _share(il.softmax_cross_entropy, logits, target, options, rows),
-                _share(reference.softmax_cross_entropy, logits, target, options, rows),
-            )
+            options |= {"return_grad": True, "variant": kind}
+            yield case("softmax_cross_entropy", logits, target, **options)
+            yield case("linear_cross_entropy", x, w, target, normal(17, dtype, classes), **options)
 
 
-def _share(
-    function: Any, logits: NDArray, target: NDArray, options: dict[str, Any], rows: int
-) -> Callable[[], Any]:
-    def call() -> tuple[Any, Any]:
-        loss, gradient = function(logits, target, **options)
-        return np.asarray(loss / gradient.dtype.type(rows), gradient.dtype), gradient
-
-    return call
-
-
-def elementwise_loss_cases(dtype: np.dtype, sizes: tuple[int, ...]) -> Iterator[Case]:
+def elementwise_losses(dtype: np.dtype, sizes: tuple[int, ...]) -> Iterator[Case]:
     """Each elementwise loss with its gradient, over contiguous and strided arrays."""
     for (name, entry), size in itertools.product(reference.LOSSES.items(), sizes):
-        rng = np.random.default_rng(13)
         # Of probabilities, which every one of them takes.
-        pred, target, weight = (rng.uniform(0.01, 0.99, size).astype(dtype) for _ in range(3))
-        for reduction, step, w in itertools.product(("mean", "none"), (1, -2), (None, weight)):
-            options: dict[str, Any] = {
-                "sample_weight": None if w is None else w[::step],
-                "reduction": reduction,
-                "return_grad": True,
-            }
-            arrays = pred[::step], target[::step]
-            yield (
-                name,
-                partial(getattr(il, name), *arrays, **options),
-                partial(entry.function, *arrays, **options),
-            )
-
-
-def nll_loss_cases(dtype: np.dtype) -> Iterator[Case]:
-    """nll_loss along each axis."""
-    log_probs = reference.log_softmax(random(14, dtype, 7, 5, 3), 1)
-    for axis, reduction in itertools.product(range(3), ("mean", "none")):
-        rows = log_probs.shape[:axis] + log_probs.shape[axis + 1 :]
-        labels = np.random.default_rng(15).integers(0, log_probs.shape[axis], rows)
-        options: dict[str, Any] = {"axis": axis, "reduction": reduction, "return_grad": True}
-        options["ignore_index"] = 1
-        yield (
-            "nll_loss",
-            partial(il.nll_loss, log_probs, labels, **options),
-            partial(reference.nll_loss, log_probs, labels, **options),
+        pred, target, weight, third = (
+            uniform(seed, dtype, size, low=0.01, high=0.99) for seed in (13, 14, 15, 16)
         )
+        for step, options in itertools.product(
+            (1, -2), combinations(reduction=("mean", "none"), sample_weight=(None, weight))
+        ):
+            if options["sample_weight"] is not None:
+                options["sample_weight"] = weight[::step]
+                options |= {entry.array: third[::step]} if entry.array else {}
+            yield case(name, pred[::step], target[::step], return_grad=True, **options)
 
 
-def optimizer_cases(dtype: np.dtype, sizes: tuple[int, ...]) -> Iterator[Case]:
+def nll_loss(dtype: np.dtype, sizes: tuple[int, ...]) -> Iterator[Case]:
+    """nll_loss along each axis."""
+    log_probs = reference.log_softmax(normal(14, dtype, 7, 5, 3), 1)
+    for options in combinations(axis=(0, 1, 2), reduction=("mean", "none")):
+        rows = np.delete(log_probs.shape, options["axis"])
+        labels = np.random.default_rng(15).integers(0, log_probs.shape[options["axis"]], rows)
+        yield case("nll_loss", log_probs, labels, ignore_index=1, return_grad=True, **options)
+
+
+def norms(dtype: np.dtype, sizes: tuple[int, ...]) -> Iterator[Case]:
+    """Each norm with and without its vectors, and its gradients."""
+    for shape, (name, channels), plain in itertools.product(
+        ((5, 7), (3, 19, 4), (2, 67, 300)),
+        {"layer_norm": -1, "rms_norm": -1, "batch_norm": 1}.items(),
+        (False, True),
+    ):
+        n = shape[channels]
+        x, dy, weight = normal(18, dtype, *shape), normal(19, dtype, *shape), normal(20, dtype, n)
+        vectors: dict[str, Any] = {"weight": None if plain else weight}
+        if name != "rms_norm" and not plain:
+            vectors["bias"] = normal(21, dtype, n)
+        for options in combinations(training=(True, False)) if name == "batch_norm" else ({},):
+            forward = name, _batch_norm(x, vectors, **options)
+            if name != "batch_norm":
+                forward = case(name, x, **vectors, return_saved=True)
+            yield forward
+            saved = forward[1](reference)[1]
+            label, run = case(f"{name}_backward", dy, x, saved, vectors["weight"], **options)
+            # The reference has gradients of vectors that were not given, too.
+            yield label, _first_of(run) if plain else run
+
+
+def _first_of(run: Callable[[ModuleType], Any]) -> Callable[[ModuleType], Any]:
+    return lambda module: run(module)[0]
+
+
+def _batch_norm(x: NDArray, vectors: dict[str, Any], training: bool = True) -> Any:
+    """Return a function that returns also the running statistics, which are written in place."""
+    compute = np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
+
+    def run(module: ModuleType) -> tuple:
+        running = normal(22, compute, x.shape[1]), uniform(23, compute, x.shape[1])
+        y, saved = module.batch_norm(x, *running, **vectors, training=training, return_saved=True)
+        return y, saved, *running
+
+    return run
+
+
+def dropout(dtype: np.dtype, sizes: tuple[int, ...]) -> Iterator[Case]:
+    """Dropout of contiguous and strided arrays."""
+    for size, p, step in itertools.product(sizes, (0.0, 0.3, 1.0), (1, -2)):
+        for name in ("dropout", "dropout_backward"):
+            yield case(name, normal(24, dtype, size)[::step], p, seed=2**63 + 5, offset=7)
+
+
+def optimizers(dtype: np.dtype, sizes: tuple[int, ...]) -> Iterator[Case]:
     """Three steps of each optimizer, with its defaults and with each option that it has."""
-    switched: dict[str, Any] = {"momentum": 0.9, "weight_decay": 0.1, "l1": 0.1, "grad_scale": 8.0}
+    switched: dict[str, Any] = {"momentum": 0.9, "weight_decay": 0.1, "l1": 0.1}
+    switched |= {"grad_scale": 8.0, "max_norm": 0.5}
     for name, entry in reference.OPTIMIZERS.items():
-        known = entry.hyperparameters
         variants: list[dict[str, Any]] = [{}]
-        for option, default in known.items():
+        for option, default in entry.hyperparameters.items():
             if option in switched:
                 variants.append({option: switched[option]})
             elif isinstance(default, bool):
                 # Some switches mean something only with momentum (nesterov needs it).
-                extra = {"momentum": 0.9} if "momentum" in known else {}
+                extra = {"momentum": 0.9} if "momentum" in entry.hyperparameters else {}
                 variants.append({**extra, option: not default})
         for options in variants:
-            args = (dtype, entry, options, sizes)
-            yield name, _steps(_native_step(name), *args), _steps(_reference_step(name), *args)
+            yield name, _steps(entry, dtype, sizes, options)
+
+    def clip(module: ModuleType) -> list[Any]:
+        grads = [normal(40 + i, dtype, size) for i, size in enumerate(sizes)]
+        if module is il:
+            return [np.float64(il.clip_grad_norm(grads, 0.5)), *grads]
+        norm = reference.gradients.grad_norm(grads)
+        for grad in grads:
+            reference.gradients.clip(grad, norm, 0.5)
+        return [np.float64(norm), *grads]
+
+    yield "clip_grad_norm", clip
 
 
-def _native_step(name: str) -> Callable[..., None]:
-    return getattr(il, f"{name}_step")
-
-
-def _reference_step(name: str) -> Callable[..., None]:
-    function = reference.OPTIMIZERS[name].function
-
-    def step(params: list, grads: list, *states: list | None, **options: Any) -> None:
-        for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
-            function(param, grad, *(s and s[i] for s in states), **options)
-
-    return step
-
-
-def _steps(
-    step: Callable[..., None], dtype: np.dtype, entry: Any, options: dict, sizes: tuple[int, ...]
-) -> Callable[[], list[NDArray]]:
+def _steps(entry: Any, dtype: np.dtype, sizes: tuple[int, ...], options: dict[str, Any]) -> Any:
     """Return a function that takes three steps and returns parameters and states."""
+    needed = entry.needed_states(**options)
+    compute = np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
-    def call() -> list[NDArray]:
-        params = [random(20 + i, dtype, size) for i, size in enumerate(sizes)]
-        grads = [random(40 + i, dtype, size) for i, size in enumerate(sizes)]
-        needed = entry.needed_states(**options)
-        states = [[np.zeros_like(p) for p in params] if s in needed else None for s in entry.states]
-        for number in (1, 2, 3):
-            step(params, grads, *states, step=number, **options)
-        return [*params, *(a for s in states if s is not None for a in s)]
+    def run(module: ModuleType) -> list[NDArray]:
+        params = [normal(20 + i, dtype, size) for i, size in enumerate(sizes)]
+        grads = [normal(40 + i, dtype, size) for i, size in enumerate(sizes)]
+        states = {s: [np.zeros(size, compute) for size in sizes] for s in needed}
+        norm = reference.gradients.grad_norm(grads) / options.get("grad_scale", 1.0)
+        for step in (1, 2, 3):
+            if module is il:
+                lists = {f"{s}s": arrays for s, arrays in states.items()}
+                getattr(il, f"{entry.name}_step")(params, grads, **lists, step=step, **options)
+                continue
+            for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
+                own = {s: arrays[i] for s, arrays in states.items()}
+                entry.function(param, grad, **own, step=step, norm=norm, **options)
+        return [*params, *itertools.chain.from_iterable(states.values())]
 
-    return call
+    return run
+
+
+NOUNS = (
+    *(activations, prelu, gated, softmax, linear, softmax_cross_entropy, elementwise_losses),
+    *(nll_loss, norms, dropout, optimizers),
+)

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable, Iterator
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,24 +21,45 @@ from numpy.typing import NDArray
 
 import innerloop as il
 from innerloop import _core
+from innerloop.reference import GATED
 
 from .console import console, show_table
 
 ELEMENTARY = ("exp", "expm1", "log", "log1p", "erf")  # the others are activations
 BOUNDS = {
     **{"exp": 1.0, "expm1": 1.2, "log": 1.0, "log1p": 1.0, "tanh": 1.5, "erf": 2.0, "sigmoid": 2.0},
-    **{"gelu": 3.0, "elu": 1.1, "selu": 2.0, "mish": 3.0, "softplus": 2.0, "softsign": 1.5},
-    **{"hardsigmoid": 1.5, "hardswish": 2.0},
+    **{"gelu": 3.0, "gelu_tanh": 205.0, "silu": 3.0, "leaky_relu": 1.5},
+    **{"elu": 1.1, "celu": 1.1, "selu": 2.0, "mish": 3.0, "softplus": 2.0, "softsign": 1.5},
+    **{"hardsigmoid": 1.5, "hardswish": 2.0, "glu": 3.0, "swiglu": 4.0, "geglu": 4.0},
 }
 FUNCTIONS = tuple(BOUNDS)
 WITHOUT_FMA = 1.0  # what an instruction set that rounds products may add
-# gelu(x) = x Phi(x). Below these x, Phi(x) is subnormal with few bits left, and half a unit of it
-# is |x| / 2 units of gelu. Those inputs are a line of their own.
-TAIL = "gelu, Phi subnormal"
-TAIL_BELOW = {"float32": -12.9, "float64": -37.5}
-TAIL_BOUND = 22.0
+# x times a gate: below these x the gate is subnormal, with few bits left, and half a unit of it is
+# |x| / 2 units of the product. Those inputs are a line of their own.
+TAIL = ", gate subnormal"
+TAILS_BELOW = {
+    "gelu": {"float32": -12.9, "float64": -37.5},
+    "gelu_tanh": {"float32": -10.0, "float64": -21.1},
+    "silu": {"float32": -87.3, "float64": -708.3},
+}
+# What each line of the table, a function or its tail, may err by. Before tanh, gelu_tanh rounds a
+# number as large as the exponent of its result, and a rounding there is as many units of that.
+_TAILS = {
+    "float32": {"gelu": 22.0, "gelu_tanh": 205.0, "silu": 60.0, "swiglu": 120.0, "geglu": 22.0},
+    "float64": {"gelu": 22.0, "gelu_tanh": 2000.0, "silu": 400.0, "swiglu": 800.0, "geglu": 40.0},
+}
+LINES = {
+    dtype: {
+        line: bound
+        for name in FUNCTIONS
+        for line, bound in ((name, BOUNDS[name]), (name + TAIL, tails.get(name)))
+        if bound is not None
+    }
+    for dtype, tails in _TAILS.items()
+}
+LINES["float64"]["gelu_tanh"] = 2000.0
 STEP = 257  # of every so many float32 bit patterns, one; prime, so that all low bits occur
-CHUNK = 1 << 21
+CHUNK = 1 << 14  # whose arrays a core's cache holds
 
 Oracle = Callable[[NDArray], NDArray]
 
@@ -47,30 +71,39 @@ class Worst:
     error: float = 0.0
     at: float = math.nan
 
-    def update(self, errors: NDArray, x: NDArray) -> None:
-        """Take in the errors at x."""
-        i = int(errors.argmax())
-        if errors[i] > self.error:
-            self.error, self.at = float(errors[i]), float(x[i])
+
+Errors = dict[str, dict[str, Worst]]  # by line of the table and instruction set
 
 
-def record(
-    worst: dict[str, dict[str, Worst]], name: str, isa: str, errors: NDArray, x: NDArray
-) -> None:
-    """Take in one instruction set's errors at x, gelu's in two lines."""
-    lines: dict[str, Any] = {name: slice(None)}
-    if name == "gelu":
-        tail = x < TAIL_BELOW[x.dtype.name]
-        lines = {name: ~tail, TAIL: tail}
-    for line, part in lines.items():
+def record(worst: Errors, name: str, isa: str, errors: NDArray, x: NDArray) -> None:
+    """Take in the errors at x of one instruction set; of some functions, the tail's apart."""
+    activation = GATED[name].activation if name in GATED else name
+    parts: dict[str, Any] = {name: slice(None)}
+    if activation in TAILS_BELOW:
+        tail = x < TAILS_BELOW[activation][x.dtype.name]
+        parts = {name: ~tail, name + TAIL: tail}
+    for line, part in parts.items():
         found = worst.setdefault(line, {}).setdefault(isa, Worst())
-        if (chosen := errors[part]).size:
-            found.update(chosen, x[part])
+        if (chosen := errors[part]).size and chosen[i := int(chosen.argmax())] > found.error:
+            found.error, found.at = float(chosen[i]), float(x[part][i])
+
+
+def values_beside(gates: NDArray) -> NDArray:
+    """Return numbers in [1, 2) to be gated, of which each low bit depends on the gate's all."""
+    mixed = gates.view(f"u{gates.itemsize}") * np.array(0x9E3779B1, f"u{gates.itemsize}")
+    info = np.finfo(gates.dtype)
+    kept = mixed >> np.array(8 * gates.itemsize - info.nmant, mixed.dtype)
+    return gates.dtype.type(1) + kept.astype(gates.dtype) * info.eps
 
 
 def native(name: str, x: NDArray) -> NDArray:
-    """Return innerloop's function of contiguous x."""
-    return _core.elementary(name, x) if name in ELEMENTARY else il.activation(x, name)
+    """Return innerloop's function of contiguous x; a gated pair's of x as the gate."""
+    if name in ELEMENTARY:
+        return _core.elementary(name, x)
+    if name not in GATED:
+        return il.activation(x, name)
+    halves = (x, values_beside(x))
+    return getattr(il, name)(np.stack(halves if GATED[name].gate_is_first else halves[::-1]), 0)[0]
 
 
 def ulp_errors(computed: NDArray, exact: NDArray, dtype: np.dtype) -> NDArray:
@@ -81,6 +114,14 @@ def ulp_errors(computed: NDArray, exact: NDArray, dtype: np.dtype) -> NDArray:
     info = np.finfo(dtype)
     wide = exact.dtype.type
     overflow = wide(2.0) ** int(info.maxexp)
+    if wide is np.float64 and dtype == np.float32:  # of which there may be all
+        with np.errstate(all="ignore"):
+            if np.abs(exact).max(initial=0) < overflow and np.isfinite(computed).all():
+                powers = (exact.view(np.int64) & 0x7FF0000000000000).view(np.float64)
+                np.maximum(powers, info.smallest_normal, out=powers)
+                return np.abs(computed - exact) / (powers * float(info.eps))
+            if np.array_equal(computed, exact):
+                return np.zeros(exact.shape)
     with np.errstate(all="ignore"):
         exact_nan, computed_nan = np.isnan(exact), np.isnan(computed)
         exact = np.clip(exact, -overflow, overflow)
@@ -94,8 +135,7 @@ def ulp_errors(computed: NDArray, exact: NDArray, dtype: np.dtype) -> NDArray:
 
 
 def _sigmoid(x: NDArray) -> NDArray:
-    e = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1, e) / (1 + e)
+    return 1 / (1 + np.exp(-x))
 
 
 def _selu(x: NDArray) -> NDArray:
@@ -105,6 +145,13 @@ def _selu(x: NDArray) -> NDArray:
     )
     wide = x.dtype.type
     return np.where(x > 0, wide(scale) * x, wide(scale * alpha) * np.expm1(x))
+
+
+def _gelu_tanh(x: NDArray) -> NDArray:
+    number = x.dtype.type
+    x = np.where(x == -np.inf, number("nan"), np.maximum(x, -1e3))  # where it is 0
+    argument = number("1.59576912160573071176") * (x + number("0.044715") * x**3)
+    return x * _sigmoid(argument)
 
 
 def _softplus(x: NDArray) -> NDArray:
@@ -119,7 +166,11 @@ SIMPLE: dict[str, Oracle] = {
     "log1p": np.log1p,
     "tanh": np.tanh,
     "sigmoid": _sigmoid,
+    "gelu_tanh": _gelu_tanh,
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "leaky_relu": lambda x: np.where(x > 0, x, x.dtype.type("0.01") * x),
     "elu": lambda x: np.where(x > 0, x, np.expm1(x)),
+    "celu": lambda x: np.where(x > 0, x, np.expm1(x)),
     "selu": _selu,
     "mish": lambda x: np.maximum(x, -1e4) * np.tanh(np.log1p(np.exp(x))),
     "softplus": _softplus,
@@ -149,38 +200,62 @@ def float64_oracles() -> dict[str, Oracle]:
     def gelu(x: NDArray) -> NDArray:
         return x * (0.5 * erfc(x / -math.sqrt(2.0)))
 
-    return SIMPLE | {"erf": erf, "gelu": gelu}
+    oracles = SIMPLE | {"erf": erf, "gelu": gelu}
+
+    def gated(activation: str) -> Oracle:
+        return lambda x: oracles[activation](x) * values_beside(x.astype(np.float32))
+
+    return oracles | {name: gated(pair.activation) for name, pair in GATED.items()}
 
 
-def float32_inputs(step: int) -> Iterator[NDArray]:
-    """Yield, in pieces, the float32 of every `step`-th bit pattern: all magnitudes, both signs."""
-    for start in range(0, 1 << 32, CHUNK * step):
-        stop = min(start + CHUNK * step, 1 << 32)
-        yield np.arange(start, stop, step, dtype=np.uint64).astype(np.uint32).view(np.float32)
+def float32_inputs(step: int, share: int = 0, shares: int = 1) -> Iterator[NDArray]:
+    """Yield, in pieces, the float32 of every `step`-th bit pattern: all magnitudes, both signs.
+
+    Of several shares, one: every so many pieces.
+    """
+    piece = CHUNK * step
+    first = np.arange(0, min(piece, 1 << 32), step, dtype=np.uint32)
+    for start in range(share * piece, 1 << 32, shares * piece):
+        left = -(-((1 << 32) - start) // step)
+        yield (first[:left] + np.uint32(start)).view(np.float32)
 
 
-def measure_float32(step: int) -> dict[str, dict[str, Worst]]:
-    """Return, by function and instruction set, the largest errors in float32."""
+def measure_float32(step: int, functions: Sequence[str] = FUNCTIONS) -> Errors:
+    """Return the largest errors in float32, over every `step`-th bit pattern."""
     oracles = float64_oracles()
-    worst: dict[str, dict[str, Worst]] = {}
-    for x in float32_inputs(step):
-        with np.errstate(invalid="ignore"):  # signalling NaN
-            wide = x.astype(np.float64)
-        for name in FUNCTIONS:
-            with np.errstate(all="ignore"):
-                exact = oracles[name](wide)
-            last = errors = np.empty(0)
+    worst: Errors = {}
+    one_at_a_time = threading.Lock()  # as the choice of an instruction set is the process's
+
+    def measure(name: str, x: NDArray) -> None:
+        with np.errstate(all="ignore"):  # signalling NaN, too
+            exact = oracles[name](x.astype(np.float64))
+        with one_at_a_time:
+            computed = {}
             for isa in il.isas():
                 with il.use_isa(isa):
-                    y = native(name, x)
-                if y.tobytes() != last.tobytes():  # those with FMA promise the same bits
-                    last, errors = y, ulp_errors(y, exact, x.dtype)
+                    computed[isa] = native(name, x)
+        last: Any = None
+        for isa, y in computed.items():
+            if last is None or y.tobytes() != last.tobytes():  # with FMA they are the same bits
+                last, errors = y, ulp_errors(y, exact, x.dtype)
+            with one_at_a_time:
                 record(worst, name, isa, errors, x)
-    return worst
+
+    def measure_share(share: int) -> None:
+        for name in functions:
+            for x in float32_inputs(step, share, threads):
+                measure(name, x)
+
+    threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(measure_share, range(threads)))
+    return {line: worst[line] for line in LINES["float32"] if line in worst}
 
 
-def float64_inputs(name: str, count: int) -> NDArray:
+def float64_inputs(name: str, scale: float) -> NDArray:
     """Return random float64: even over the range where the function bends, and over magnitudes."""
+    activation = GATED[name].activation if name in GATED else name
+    count = int((200_000 if activation in SIMPLE else 4_000) * scale)  # mpmath takes its time
     rng = np.random.default_rng(0)
     if name == "log":
         near_one = 1.0 + np.exp(rng.uniform(-36.0, 0.0, count)) * rng.choice([-0.5, 1.0], count)
@@ -195,6 +270,11 @@ def float64_inputs(name: str, count: int) -> NDArray:
         "erf": (-6.0, 6.0),
         "sigmoid": (-746.0, 40.0),
         "gelu": (-38.5, 9.0),
+        "geglu": (-38.5, 9.0),
+        "gelu_tanh": (-21.2, 9.0),
+        "silu": (-746.0, 40.0),
+        "swiglu": (-746.0, 40.0),
+        "glu": (-746.0, 40.0),
         "mish": (-744.0, 40.0),
     }.get(name, (-40.0, 40.0))
     magnitudes = np.exp(rng.uniform(-700.0, math.log(-low), count)) * rng.choice([-1.0, 1.0], count)
@@ -219,26 +299,25 @@ def _mpmath_oracle(name: str) -> Oracle:
     return lambda x: np.array([exact(function(v)) for v in x.tolist()], np.longdouble)
 
 
-def float64_oracle(name: str) -> tuple[Oracle, int] | None:
-    """Return an oracle wider than float64 and how many inputs it has time for; or None."""
+def float64_oracle(name: str) -> Oracle | None:
+    """Return an oracle wider than float64, or None."""
     if np.finfo(np.longdouble).nmant <= np.finfo(np.float64).nmant:
         return None
+    if name in GATED:
+        activation = float64_oracle(GATED[name].activation)
+        return activation and (lambda x: activation(x) * values_beside(x))
     if name in SIMPLE:
-        return (lambda x: SIMPLE[name](x.astype(np.longdouble))), 200_000
-    if importlib.util.find_spec("mpmath") is not None:
-        return _mpmath_oracle(name), 4_000
-    return None
+        return lambda x: SIMPLE[name](x.astype(np.longdouble))
+    return _mpmath_oracle(name) if importlib.util.find_spec("mpmath") is not None else None
 
 
-def measure_float64(quick: bool) -> dict[str, dict[str, Worst]]:
-    """Return, by function and instruction set, the largest errors met in float64."""
-    worst: dict[str, dict[str, Worst]] = {}
-    for name in FUNCTIONS:
-        found = float64_oracle(name)
-        if found is None:
+def measure_float64(scale: float = 1.0, functions: Sequence[str] = FUNCTIONS) -> Errors:
+    """Return the largest errors met in float64, at `scale` times the usual number of inputs."""
+    worst: Errors = {}
+    for name in functions:
+        if (oracle := float64_oracle(name)) is None:
             continue
-        oracle, count = found
-        x = float64_inputs(name, count // 20 if quick else count)
+        x = float64_inputs(name, scale)
         with np.errstate(all="ignore"):
             exact = oracle(x)
         for isa in il.isas():
@@ -260,13 +339,13 @@ def run(*, exhaustive: bool = False, quick: bool = False, markdown: bool = False
     status = 0
     for dtype, sample, worst in (
         ("float32", f"every {step}. of 2^32 inputs", measure_float32(step)),
-        ("float64", "random inputs", measure_float64(quick)),
+        ("float64", "random inputs", measure_float64(0.05 if quick else 1.0)),
     ):
         if exhaustive and dtype == "float32":
             sample = "all 2^32 inputs"
         rows = []
         for name, by_isa in worst.items():
-            bound = BOUNDS.get(name, TAIL_BOUND)
+            bound = LINES[dtype][name]
             cells = []
             for isa, found in by_isa.items():
                 bad = not found.error <= bound + extra[isa]
