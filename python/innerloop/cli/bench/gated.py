@@ -10,18 +10,19 @@ import numpy as np
 
 import innerloop as il
 
-from .harness import Case, close
+from .harness import Case, Make, close
+from .peers import Peers
 
 SHAPES = ((4096, 2 * 2816), (64, 2 * 1000))
 QUICK = ((30, 2 * 19), (5, 2 * 7))
 
 
-def cases(torch: Any, quick: bool) -> Iterator[Case]:
+def cases(beside: Peers, quick: bool) -> Iterator[Make]:
     """Yield each pair of the list, out of memory and within the caches; forward, then backward."""
     for backward in (False, True):
         for shape in QUICK if quick else SHAPES:
             for name in il.gated.NAMES:
-                yield _case(torch, name, shape, backward)
+                yield functools.partial(_case, beside.torch, name, shape, backward)
 
 
 def _case(torch: Any, name: str, shape: tuple[int, int], backward: bool) -> Case:
