@@ -22,7 +22,7 @@ from .. import machine
 from ..console import console
 from . import compare, readme, scaling
 from .harness import Case, Make, Result, Settings, measure
-from .limits import Limits, mode, round_trip
+from .limits import Limits, mode, quick, round_trip
 from .peers import DEFAULT, NAMES, Peers, numpy_threads
 from .report import as_record, means, report, show_lines, show_machine
 
@@ -124,7 +124,7 @@ def context(beside: Peers) -> dict[str, Any]:
 
 
 def _machine(options: argparse.Namespace, beside: Peers) -> int:
-    about = context(beside) | {"machine": Limits(0.002 if options.quick else 0.2).machine()}
+    about = context(beside) | {"machine": (quick() if options.quick else Limits(0.2)).machine()}
     show_machine(about["machine"], options.markdown)
     joined = about["machine"]["fork_join_ns"]
     trip = about["round_trip_ns"]
@@ -163,7 +163,7 @@ def _old(path: Path | None, noun: str) -> dict[str, Any] | None:
 def _measured(noun: str, options: argparse.Namespace, beside: Peers) -> dict[str, Any] | None:
     """Measure a noun's cases, print them, and return their record; None where one is wrong."""
     start = time.monotonic()
-    limits = Limits(0.002 if options.quick else 0.03)
+    limits = quick() if options.quick else Limits()
     about = context(beside) | {"machine": limits.machine()}
     makes = list(importlib.import_module(f".{noun}", __name__).cases(beside, options.quick))
     results: list[Result] = []

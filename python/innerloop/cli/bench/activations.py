@@ -14,19 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 import innerloop as il
+from innerloop import reference
 
 from .harness import Case, Make, close, rotating, sets_to_rotate
+from .operations import operations
 from .peers import Calls, Peers
 
 LARGE, SMALL, TINY = 16_000_000, 256_000, 4  # no powers of two, whose arrays meet in the caches
-QUICK = 2_000
+QUICK = (3_000, 2_000)
 SAMPLE = ("relu", "tanh", "gelu")  # of the groups that say little more of the others
 
 
 def cases(beside: Peers, quick: bool) -> Iterator[Make]:
     """Yield each of the list, large and fresh, large into out=, small into out=; then a sample."""
     make = functools.partial(functools.partial, _case, beside)
-    large, small = (QUICK, QUICK) if quick else (LARGE, SMALL)
+    large, small = QUICK if quick else (LARGE, SMALL)
     for size, fresh in ((large, True), (large, False), (small, False)):
         for name in il.activations.NAMES:
             yield make(name, size, fresh)
@@ -74,7 +76,8 @@ def _case(beside: Peers, name: str, size: int, fresh: bool, dtype: Any = np.floa
     kind = "" if dtype is np.float32 else f"{np.dtype(dtype)}, "
     group = f"{size:,} elements, {kind}{'fresh' if fresh else 'out='}"
     moved = 2.0 * x.nbytes
-    return Case(name, group, run, peers, moved, moved, check=check)
+    flops = _flops(name, size)
+    return Case(name, group, run, peers, moved, moved, flops, check=check)
 
 
 def _cold(beside: Peers, name: str, size: int, quick: bool) -> Case:
@@ -86,7 +89,12 @@ def _cold(beside: Peers, name: str, size: int, quick: bool) -> Case:
     peers: Calls = {kind: rotating([calls[kind] for _, calls in contenders]) for kind in kinds}
     footprint = 8.0 * size * len(sets)
     run = rotating([run for run, _ in contenders])
-    return Case(name, f"{size:,} elements, cold, out=", run, peers, 8.0 * size, footprint)
+    group = f"{size:,} elements, cold, out="
+    return Case(name, group, run, peers, 8.0 * size, footprint, _flops(name, size))
+
+
+def _flops(name: str, size: int) -> float:
+    return operations(getattr(reference, name), np.linspace(-3, 3, 100, dtype=np.float32)) * size
 
 
 def _torch(beside: Peers, name: str, x: Any, out: Any) -> Calls:

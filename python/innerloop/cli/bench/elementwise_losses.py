@@ -10,19 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 import innerloop as il
+from innerloop import reference
 
 from .harness import Case, Make, close
+from .operations import operations
 from .peers import Calls, Peers
 
 LARGE, SMALL = 16_000_000, 1_000
-QUICK = 2_000
+QUICK = (3_000, 2_000)
 
 
 def cases(beside: Peers, quick: bool) -> Iterator[Make]:
     """Yield each loss of the list, large and small, with the gradient into a given array."""
-    for size in (LARGE, SMALL):
+    for size in QUICK if quick else (LARGE, SMALL):
         for name in il.losses.NAMES:
-            yield functools.partial(_case, beside, name, QUICK if quick else size)
+            yield functools.partial(_case, beside, name, size)
 
 
 def _case(beside: Peers, name: str, size: int) -> Case:
@@ -60,6 +62,8 @@ def _case(beside: Peers, name: str, size: int) -> Case:
         peers=peers,
         moved=12.0 * pred.size,
         footprint=12.0 * pred.size,
+        flops=operations(getattr(reference, name), pred[:100], target[:100], return_grad=True)
+        * pred.size,
         check=check,
     )
 

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 import innerloop as il
+from innerloop import reference
 
 from .harness import Case, Make, close
+from .operations import operations
 from .peers import Peers
 
 SHAPES = ((4096, 2 * 2816), (64, 2 * 1000))
@@ -50,7 +52,11 @@ def _case(torch: Any, name: str, shape: tuple[int, int], backward: bool) -> Case
 
     moved = 4.0 * (2 * x.size + dy.size if backward else x.size + dy.size)
     kind = "gradient (torch: and value)" if backward else "value"
-    return Case(name, f"{shape[0]} x {shape[1]}, {kind}", run, peers, moved, moved, check=check)
+    formula = getattr(reference, f"{name}_backward" if backward else name)
+    few = [np.ascontiguousarray(a[:2]) for a in ((dy, x) if backward else (x,))]
+    flops = operations(formula, *few) * few[0].shape[1] * shape[0]
+    group = f"{shape[0]} x {shape[1]}, {kind}"
+    return Case(name, group, run, peers, moved, moved, flops, check=check)
 
 
 def _torch(torch: Any, name: str) -> Callable[[Any], Any] | None:

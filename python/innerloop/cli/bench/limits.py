@@ -12,8 +12,7 @@ from innerloop import _core
 
 DTYPES = ("float32", "float64")
 KINDS = {"read": "read", "copy": "copy", "stream": "copy around the caches", "update": "update"}
-_SMALLEST, _LARGEST = 1 << 15, 1 << 28  # of a buffer to measure bandwidth over
-CACHES = (1 << 15, 1 << 18, 1 << 23, _LARGEST)  # that fit in two cores' L1, L2, L3, and in memory
+CACHES = (1 << 15, 1 << 18, 1 << 23)  # bytes that fit in two cores' L1, L2, L3
 
 
 @dataclass
@@ -25,6 +24,7 @@ class Limits:
     """
 
     seconds_each: float = 0.03
+    largest: int = 1 << 28  # of a buffer to measure bandwidth over, which no cache holds
     seen: dict[str, list[float]] = field(default_factory=dict)  # peaks, in the order measured
     _bandwidth: dict[int, float] = field(default_factory=dict)
 
@@ -42,8 +42,8 @@ class Limits:
     def bandwidth(self, footprint: float, again: bool = False) -> float:
         """Return bytes a second over a working set of `footprint` bytes; `again` as in `flops`."""
         # Half powers of two, rounded down: a smaller buffer is no slower, so the limit is strict.
-        half_powers = math.floor(2 * math.log2(max(footprint, _SMALLEST)))
-        size = min(int(2 ** (half_powers / 2)), _LARGEST)
+        half_powers = math.floor(2 * math.log2(max(footprint, CACHES[0])))
+        size = min(int(2 ** (half_powers / 2)), self.largest)
         if again or size not in self._bandwidth:
             best = max(self._rate(kind, size) for kind in KINDS)
             self._bandwidth[size] = max(best, self._bandwidth.get(size, 0.0))
@@ -52,7 +52,7 @@ class Limits:
 
     def _rate(self, kind: str, size: int) -> float:
         # A pass over the largest buffer takes 10 ms or more: give it time for several.
-        return _core.bandwidth(kind, size, self.seconds_each * (4 if size == _LARGEST else 1))
+        return _core.bandwidth(kind, size, self.seconds_each * (4 if size == self.largest else 1))
 
     def bound(self, flops: float, moved: float, footprint: float, dtype: str) -> tuple[float, str]:
         """Return the least time for this many operations and bytes, and which of them takes it."""
@@ -78,7 +78,7 @@ class Limits:
             il.set_num_threads(threads)
         for dtype in DTYPES:
             found["gflops"][dtype] = round(self.flops(dtype, again=True) / 1e9, 1)
-        for size in CACHES:
+        for size in (*CACHES, self.largest):
             rates = {kind: round(self._rate(kind, size) / 1e9, 1) for kind in KINDS}
             found["gb_per_s"][str(size)] = rates
         _core.buffer_cache_clear()
@@ -105,3 +105,8 @@ def mode(round_trip_ns: float | None) -> str:
     if round_trip_ns is None or round_trip_ns > 3000:
         return "no two free cores"
     return "cores share a cache" if round_trip_ns < 300 else "cores far apart"
+
+
+def quick() -> Limits:
+    """Return limits that are measured fast and badly, to see everything run."""
+    return Limits(0.002, 1 << 24)

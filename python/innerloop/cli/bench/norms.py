@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import innerloop as il
+from innerloop import reference
 
 from .harness import Case, Make, close
+from .operations import operations
 from .peers import Calls, Peers
 
 ELEMENTS = 16_000_000  # no power of two, whose arrays lie in each other's way
@@ -44,6 +47,7 @@ def _case(
     run: Callable[[], Any],
     peers: Calls,
     moved: float,
+    each: float,
     tolerance: float = 2e-5,
 ) -> Case:
     def check() -> None:
@@ -58,13 +62,14 @@ def _case(
 
     group, kind = name.partition(", ")[::2]
     sizes = " x ".join(map(str, shape))
-    return Case(f"{group}, {sizes}", kind, run, peers, moved, moved, check=check)
+    flops = each * math.prod(shape)
+    return Case(f"{group}, {sizes}", kind, run, peers, moved, moved, flops, check=check)
 
 
 def _dropout(beside: Peers, n: int) -> Case:
     x = _numbers((n,), 0)
     run = functools.partial(il.dropout, x, 0.1, seed=1, out=np.zeros_like(x))
-    case = _case("dropout, forward", (n,), run, {}, 8.0 * n)
+    case = _case("dropout, forward", (n,), run, {}, 8.0 * n, 1.0)
     if beside.torch is not None:  # whose mask is another: there is nothing to check
         tx = beside.torch.from_numpy(x)
         case.peers["torch"] = functools.partial(beside.torch.nn.functional.dropout, tx, 0.1)
@@ -97,7 +102,9 @@ def _rows_forward(beside: Peers, name: str, shape: tuple[int, int], dtype: np.dt
         peers["torch"] = functools.partial(function, tx, shape[1:], *tv, eps=1e-5)
     run = functools.partial(getattr(il, name), x, *vectors, out=y)
     title = _titled(name, dtype, "forward")
-    return _case(title, shape, run, peers, 2.0 * x.nbytes, _tolerance(dtype))
+    wide = [a.astype(np.float32) for a in (x[:8], *vectors)]
+    each = operations(getattr(reference, name), *wide)
+    return _case(title, shape, run, peers, 2.0 * x.nbytes, each, _tolerance(dtype))
 
 
 def _rows_backward(beside: Peers, name: str, shape: tuple[int, int], dtype: np.dtype) -> Case:
@@ -120,7 +127,9 @@ def _rows_backward(beside: Peers, name: str, shape: tuple[int, int], dtype: np.d
     backward = getattr(il, f"{name}_backward")
     run = functools.partial(backward, dy, x, saved, vectors[0], out=out)
     title = _titled(name, dtype, "backward")
-    return _case(title, shape, run, peers, 3.0 * x.nbytes, _tolerance(dtype))
+    wide = [a.astype(np.float32) for a in (dy[:8], x[:8], saved[..., :8], vectors[0])]
+    each = operations(getattr(reference, f"{name}_backward"), *wide)
+    return _case(title, shape, run, peers, 3.0 * x.nbytes, each, _tolerance(dtype))
 
 
 def _autograd(torch: Any, function: Callable, x: Any, vectors: list, dy: Any) -> Callable:
@@ -154,7 +163,9 @@ def _batch_forward(beside: Peers, shape: tuple[int, ...], training: bool) -> Cas
         peers["torch"] = functools.partial(function, *tensors)
     run = functools.partial(il.batch_norm, x, mean, var, weight, bias, training=training, out=y)
     title = f"batch_norm{' (training)' if training else ''}, forward"
-    return _case(title, shape, run, peers, (12.0 if training else 8.0) * x.size)
+    few = (x[:8], mean, var, weight, bias)
+    each = operations(reference.batch_norm, *few, training=training)
+    return _case(title, shape, run, peers, (12.0 if training else 8.0) * x.size, each)
 
 
 def _batch_backward(beside: Peers, shape: tuple[int, ...]) -> Case:
@@ -167,4 +178,7 @@ def _batch_backward(beside: Peers, shape: tuple[int, ...]) -> Case:
     _, saved = il.batch_norm(x, None, None, weight, bias, training=True, return_saved=True)
     out = (dx, None, None)
     run = functools.partial(il.batch_norm_backward, dy, x, saved, weight, training=True, out=out)
-    return _case("batch_norm (training), backward", shape, run, peers, 20.0 * x.size)
+    few = (dy[:8], x[:8], saved, weight)
+    each = operations(reference.batch_norm_backward, *few, training=True)
+    title = "batch_norm (training), backward"
+    return _case(title, shape, run, peers, 20.0 * x.size, each)

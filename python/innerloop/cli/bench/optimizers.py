@@ -17,6 +17,7 @@ import innerloop as il
 from innerloop import reference
 
 from .harness import Case, Make, close
+from .operations import operations
 from .peers import Calls, Peers
 
 LARGE, MANY = (1, 32_000_000), (1_000, 10_000)  # arrays, elements of each
@@ -106,8 +107,18 @@ def _case(beside: Peers, name: str, size: tuple[int, int], options: Options) -> 
         peers=peers,
         moved=4.0 * count * (3 + 2 * len(used) + clips),
         footprint=4.0 * count * (2 + len(used)),
+        flops=_flops(name, options) * count,
         check=lambda: _check(beside.torch, name, options),
     )
+
+
+def _flops(name: str, options: Options) -> float:
+    """Return the operations of a step, for each parameter."""
+    entry = reference.OPTIMIZERS[name]
+    needed = entry.needed_states(**options)
+    arrays = [np.linspace(1, 2, 100, dtype=np.float32) for _ in range(2)]
+    states = [np.ones(100, np.float32) if s in needed else None for s in entry.states]
+    return operations(entry.function, *arrays, *states, step=10, lr=LR, **options)
 
 
 def _jax(beside: Peers, name: str, params: Arrays, grads: Arrays, states: list[Arrays]) -> Any:

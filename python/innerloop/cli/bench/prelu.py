@@ -60,6 +60,7 @@ def _case(torch: Any, shape: tuple[int, ...], backward: bool) -> Case:
         peers=peers,
         moved=(12.0 if backward else 8.0) * x.size,
         footprint=(12.0 if backward else 8.0) * x.size,
+        flops=(4.0 if backward else 1.0) * x.size,  # backward: two products, a choice, a sum
         check=check,
     )
 

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import innerloop as il
+from innerloop import reference
 
 from .harness import Case, Make, close
+from .operations import operations
 from .peers import Calls, Peers
 
 SHAPES = ((2048, 32000), (256, 1000), (128, 10))
@@ -39,7 +41,13 @@ def _numpy(x: NDArray, y: NDArray) -> NDArray:
 
 
 def _case(
-    name: str, shape: tuple[int, int], group: str, run: Any, peers: Calls, arrays: float
+    name: str,
+    shape: tuple[int, int],
+    group: str,
+    run: Any,
+    peers: Calls,
+    arrays: float,
+    each: float,
 ) -> Case:
     def check() -> None:
         for peer in peers.values():
@@ -50,7 +58,8 @@ def _case(
 
     moved = 4.0 * arrays * shape[0] * shape[1]
     title = f"{name}, {shape[0]} x {shape[1]}"
-    return Case(title, group, run, peers, moved, moved, check=check)
+    flops = each * shape[0] * shape[1]
+    return Case(title, group, run, peers, moved, moved, flops, check=check)
 
 
 def _forward(beside: Peers, name: str, shape: tuple[int, int]) -> Case:
@@ -69,7 +78,8 @@ def _forward(beside: Peers, name: str, shape: tuple[int, int]) -> Case:
     if beside.jax is not None:
         peers |= beside.jit(getattr(beside.jax.nn, name), x)
     run = functools.partial(getattr(il, name), x, out=np.zeros_like(x))
-    return _case(name, shape, "value", run, peers, 2)
+    each = operations(getattr(reference, name), x[:8])
+    return _case(name, shape, "value", run, peers, 2, each)
 
 
 def _backward(beside: Peers, name: str, shape: tuple[int, int]) -> Case:
@@ -85,7 +95,8 @@ def _backward(beside: Peers, name: str, shape: tuple[int, int]) -> Case:
             key = "grad_input" if name == "softmax" else "out"
             peers["torch"] = functools.partial(peers["torch"], **{key: out})
     run = functools.partial(getattr(il, f"{name}_backward"), dy, y, out=np.zeros_like(y))
-    return _case(name, shape, "gradient", run, peers, 3)
+    each = operations(getattr(reference, f"{name}_backward"), dy[:8], y[:8])
+    return _case(name, shape, "gradient", run, peers, 3, each)
 
 
 def _nll_loss(beside: Peers, shape: tuple[int, int]) -> Case:
@@ -104,4 +115,4 @@ def _nll_loss(beside: Peers, shape: tuple[int, int]) -> Case:
         peers["torch"] = both
     run = functools.partial(il.nll_loss, log_probs, target, return_grad=True, out=out)
     # The gradient is written whole; of log_probs one element a row is read.
-    return _case("nll_loss", shape, "value and gradient", run, peers, 1)
+    return _case("nll_loss", shape, "value and gradient", run, peers, 1, 0)

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import innerloop as il
+from innerloop import reference
 
 from .harness import Case, Make, close
+from .operations import operations
 from .peers import Calls, Peers
 
 SHAPES = ((2048, 32000), (512, 128000), (256, 1000), (128, 10))
@@ -68,6 +70,8 @@ def _case(beside: Peers, shape: tuple[int, int], where: str) -> Case:
         peers=peers,
         moved=8.0 * logits.size,
         footprint=(4.0 if where == "over" else 8.0) * logits.size,
+        flops=logits.size
+        * operations(reference.softmax_cross_entropy, logits[:8], target[:8], return_grad=True),
         check=check,
     )
 
