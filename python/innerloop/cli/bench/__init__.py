@@ -58,6 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--peers", type=_peers, default=DEFAULT, metavar="A,B", help=f"of {', '.join(NAMES)}"
     )
     parser.add_argument("--only", metavar="TEXT", default="", help="cases whose name has this")
+    parser.add_argument(
+        "--seconds", type=_seconds, metavar="S", help="for each case, not its share of the noun's"
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes, only to see it run")
     parser.add_argument("--threads", type=int, metavar="N", help="of innerloop and of its peers")
     parser.add_argument(
@@ -66,6 +69,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--readme", type=Path, default=Path("README.md"), metavar="FILE", help="for table"
     )
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < 600:
+        raise argparse.ArgumentTypeError(f"{text} does not lie between 0 and 600")
+    return seconds
 
 
 def _peers(text: str) -> tuple[str, ...]:
@@ -173,8 +183,9 @@ def _measured(noun: str, options: argparse.Namespace, beside: Peers) -> dict[str
         except AssertionError as error:
             print(f"bench {noun}, {case.name}: {error}", file=sys.stderr)
             return None
-        seconds = (NOUNS[noun] - (time.monotonic() - start)) / left
-        settings = Settings.quick() if options.quick else Settings(min(max(seconds, 0.4), 3.0))
+        share = (NOUNS[noun] - (time.monotonic() - start)) / left
+        settings = Settings(options.seconds or min(max(share, 0.4), 3.0))
+        settings = Settings.quick() if options.quick else settings
         limits.bandwidth(case.footprint, again=True)
         mood = limits.mood(case.dtype)
         results.append(measure(case, settings))

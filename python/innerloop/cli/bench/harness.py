@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 OURS = "innerloop"
+SLOW = 0.05  # seconds of a call that needs no other to warm up
 COLD = 128e6  # bytes of the buffers that a cold case goes round: more than a last-level cache
 
 
@@ -140,7 +141,7 @@ def _seconds(call: Callable[[], object], repeats: int) -> float:
 
 def _block(call: Callable[[], object], estimate: float, seconds: float, sample: float) -> float:
     """Return the median time of a call, of as many as fit."""
-    if estimate < 0.05:
+    if estimate < SLOW:
         call()
     repeats = max(1, round(sample / estimate))
     samples = min(25, max(1, round(seconds / (repeats * estimate))))
@@ -153,8 +154,8 @@ def measure(case: Case, settings: Settings) -> Result:
     share = settings.seconds / len(contenders)
     estimates, rounds = {}, {}
     for name, call in contenders.items():
-        call()
-        estimates[name] = max(_seconds(call, 1), 1e-7)
+        first = _seconds(call, 1)
+        estimates[name] = first if first > SLOW else max(_seconds(call, 1), 1e-7)
         cost = settings.pause + estimates[name]
         rounds[name] = min(settings.rounds, max(3, int(share / cost)))
     timings = {name: Timing() for name in contenders}
