@@ -53,7 +53,8 @@ def _case(beside: Peers, name: str, size: int) -> Case:
     def check() -> None:
         for peer in peers.values():
             for actual, expected in zip(run(), peer(), strict=True):
-                close(actual, expected)
+                # The others sum 16 million elements in float32.
+                close(actual, expected, 2e-5 if np.ndim(expected) else 1e-3)
 
     return Case(
         name=name,

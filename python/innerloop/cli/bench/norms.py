@@ -129,7 +129,9 @@ def _rows_backward(beside: Peers, name: str, shape: tuple[int, int], dtype: np.d
     title = _titled(name, dtype, "backward")
     wide = [a.astype(np.float32) for a in (dy[:8], x[:8], saved[..., :8], vectors[0])]
     each = operations(getattr(reference, f"{name}_backward"), *wide)
-    return _case(title, shape, run, peers, 3.0 * x.nbytes, each, _tolerance(dtype))
+    # PyTorch sums the vectors' gradients in bfloat16, up to 8% off the reference; ours 0.2%.
+    tolerance = 2e-5 if dtype == np.float32 else 0.15
+    return _case(title, shape, run, peers, 3.0 * x.nbytes, each, tolerance)
 
 
 def _autograd(torch: Any, function: Callable, x: Any, vectors: list, dy: Any) -> Callable:

@@ -169,7 +169,8 @@ def _clip(beside: Peers, size: tuple[int, int]) -> Case:
 
     def check() -> None:
         for total in (run(), *(float(peer()) for peer in peers.values())):
-            assert abs(float(total) / norm - 1) < 1e-4, f"the norm is {total}, not {norm}"
+            # NumPy's and PyTorch's sum in float32, and 32 million elements.
+            assert abs(float(total) / norm - 1) < 1e-3, f"the norm is {total}, not {norm}"
 
     nbytes = float(sum(g.nbytes for g in grads))
     title = f"clip_grad_norm, {_described(size)}"
