@@ -186,13 +186,13 @@ def _measured(noun: str, options: argparse.Namespace, beside: Peers) -> dict[str
         share = (NOUNS[noun] - (time.monotonic() - start)) / left
         settings = Settings(options.seconds or min(max(share, 0.4), 3.0))
         settings = Settings.quick() if options.quick else settings
-        limits.bandwidth(case.footprint, again=True)
         mood = limits.mood(case.dtype)
+        limits.bandwidth(case.footprint, mode(mood["round_trip_ns"]), again=True)
         results.append(measure(case, settings))
         results[-1].mood = mood
     for result in results:  # now that the limits are known best
-        c = result.case
-        result.limit, result.bound = limits.bound(c.flops, c.moved, c.footprint, c.dtype)
+        when = mode(result.mood["round_trip_ns"])
+        result.limit, result.bound = limits.bound(result.case, when)
     about["peaks"] = limits.peaks_seen()
     about["round_trip_ns_after"] = round_trip()
     about["absent"] = list(beside.absent)

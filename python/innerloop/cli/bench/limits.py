@@ -10,6 +10,8 @@ from typing import Any
 import innerloop as il
 from innerloop import _core
 
+from .harness import Case
+
 DTYPES = ("float32", "float64")
 KINDS = {"read": "read", "copy": "copy", "stream": "copy around the caches", "update": "update"}
 CACHES = (1 << 15, 1 << 18, 1 << 23)  # bytes that fit in two cores' L1, L2, L3
@@ -20,13 +22,14 @@ class Limits:
     """Arithmetic and bandwidth, each the best of the times that it was measured.
 
     Bandwidth is that of the cache, or the memory, which holds an array of a given size: the best of
-    reading, updating in place, copying, and copying around the caches.
+    reading, updating in place, copying, and copying around the caches. It is kept for each mode of
+    a virtual machine apart, as memory is nearly twice as fast with its cores far apart.
     """
 
     seconds_each: float = 0.03
     largest: int = 1 << 28  # of a buffer to measure bandwidth over, which no cache holds
     seen: dict[str, list[float]] = field(default_factory=dict)  # peaks, in the order measured
-    _bandwidth: dict[int, float] = field(default_factory=dict)
+    _bandwidth: dict[tuple[str, int], float] = field(default_factory=dict)
 
     def flops(self, dtype: str = "float32", again: bool = False) -> float:
         """Return operations a second, of independent fused multiply-adds.
@@ -39,25 +42,29 @@ class Limits:
             seen.append(_core.fma_peak(dtype, 3 * self.seconds_each))
         return max(seen)
 
-    def bandwidth(self, footprint: float, again: bool = False) -> float:
-        """Return bytes a second over a working set of `footprint` bytes; `again` as in `flops`."""
+    def bandwidth(self, footprint: float, when: str = "", again: bool = False) -> float:
+        """Return bytes a second over a working set of `footprint` bytes, in the mode `when`.
+
+        `again` is as in `flops`.
+        """
         # Half powers of two, rounded down: a smaller buffer is no slower, so the limit is strict.
         half_powers = math.floor(2 * math.log2(max(footprint, CACHES[0])))
         size = min(int(2 ** (half_powers / 2)), self.largest)
-        if again or size not in self._bandwidth:
+        key = (when, size)
+        if again or key not in self._bandwidth:
             best = max(self._rate(kind, size) for kind in KINDS)
-            self._bandwidth[size] = max(best, self._bandwidth.get(size, 0.0))
+            self._bandwidth[key] = max(best, self._bandwidth.get(key, 0.0))
             _core.buffer_cache_clear()  # not to be reused by the kernel that is measured
-        return self._bandwidth[size]
+        return self._bandwidth[key]
 
     def _rate(self, kind: str, size: int) -> float:
         # A pass over the largest buffer takes 10 ms or more: give it time for several.
         return _core.bandwidth(kind, size, self.seconds_each * (4 if size == self.largest else 1))
 
-    def bound(self, flops: float, moved: float, footprint: float, dtype: str) -> tuple[float, str]:
-        """Return the least time for this many operations and bytes, and which of them takes it."""
-        arithmetic = flops / self.flops(dtype) if flops else 0.0
-        memory = moved / self.bandwidth(footprint)
+    def bound(self, case: Case, when: str) -> tuple[float, str]:
+        """Return the least time for a case's operations and bytes, and which of them takes it."""
+        arithmetic = case.flops / self.flops(case.dtype) if case.flops else 0.0
+        memory = case.moved / self.bandwidth(case.footprint, when)
         return (arithmetic, "arithmetic") if arithmetic > memory else (memory, "memory")
 
     def mood(self, dtype: str) -> dict[str, float | None]:
