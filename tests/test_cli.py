@@ -19,12 +19,12 @@ pytest.importorskip("rich")
 pytest.importorskip("psutil")
 
 from innerloop.cli import bench, demo, demo_check, main, selftest, ulp
-from innerloop.cli.bench import peers
+from innerloop.cli.bench import compare, limits, operations, peers, readme, scaling
 from innerloop.cli.bench.harness import Case, Settings, Timing, measure
 
 NOUNS = (
     *("linear", "softmax_cross_entropy", "linear_cross_entropy", "optimizers", "activations"),
-    *("elementwise_losses", "prelu", "gated", "norms"),
+    *("elementwise_losses", "prelu", "gated", "norms", "softmax"),
 )
 BESIDE_TORCH_ALONE = ("linear_cross_entropy", "prelu", "gated", "norms")
 
@@ -279,20 +279,195 @@ def test_bench(noun: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert record["context"]["isa"] == il.info()["isa"]
     assert record["context"]["threads"] == 1
     assert record["geometric_means"]
+    assert record["context"]["machine"].keys() == {
+        *("gflops_one_thread", "gflops", "gb_per_s", "fork_join_ns")
+    }
+    keys = [(case["group"], case["case"]) for case in record["cases"]]
+    assert len(set(keys)) == len(keys)
     for case in record["cases"]:
         assert case["seconds"]["innerloop"]["median"] > 0
+        assert case["bytes"] > 0 and case["flops"] >= 0 and case["mood"]["gflops"] > 0
         assert case["limit_seconds"] > 0
         assert set(case["ratios"]) == set(case["seconds"]) - {"innerloop"}
 
 
-def test_bench_without_torch(
+def test_bench_without_peers(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(peers, "torch", lambda threads: None)
-    assert main(["bench", "linear", "--quick", "--markdown"]) == 0
+    found = peers.importlib.util.find_spec
+    absent = ("torch", "jax", "sklearn", "ml_dtypes")
+    monkeypatch.setattr(
+        peers.importlib.util, "find_spec", lambda n: None if n in absent else found(n)
+    )
+    arguments = ["--markdown", "--peers", "numpy,torch,jax,sklearn", "--only", "linear: 1,"]
+    assert main(["bench", "linear", "--quick", *arguments]) == 0
     text = capsys.readouterr().out
-    assert "PyTorch is not installed" in text
+    for title in ("PyTorch", "JAX", "scikit-learn", "ml_dtypes (for bfloat16)"):
+        assert f"{title} is not installed" in text
     assert "| numpy |" in text and "| torch |" not in text
+
+
+def test_bench_beside_jax(tmp_path: Path) -> None:
+    pytest.importorskip("jax")
+    path, nouns = tmp_path / "figures.json", ("optimizers", "softmax_cross_entropy")
+    for noun in nouns:
+        arguments = ["--quick", "--peers", "jax,sklearn", "--only", "a", "--json", str(path)]
+        assert main(["bench", noun, *arguments]) == 0
+        names = {n for case in json.loads(path.read_text())["cases"] for n in case["ratios"]}
+        threads, cpus = il.get_num_threads(), peers.machine.cpus()
+        assert "numpy" not in names and "torch" not in names
+        assert ("jax" in names) == (threads == cpus)
+
+
+def test_bench_unknown_peer(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["bench", "linear", "--peers", "numpy,abacus"])
+    assert "'abacus' is none of numpy" in capsys.readouterr().err
+
+
+def test_bench_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "machine.json"
+    assert main(["bench", "machine", "--quick", "--json", str(path)]) == 0
+    text = capsys.readouterr().out
+    for part in ("one thread", "all threads", "float64", "update", "GB/s", "cache line"):
+        assert part in text
+    machine = json.loads(path.read_text())["context"]["machine"]
+    assert machine["gflops_one_thread"]["float32"] > 0
+    assert all(rate > 0 for rates in machine["gb_per_s"].values() for rate in rates.values())
+
+
+def test_bench_all_compare_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    results = ["--results", str(tmp_path)]
+    arguments = ["--quick", "--peers", "numpy", "--only", "relu", *results]
+    assert main(["bench", "all", *arguments, "--plot", str(tmp_path / "of.png")]) == 0
+    assert {path.stem for path in tmp_path.glob("*.json")} == set(NOUNS)
+    assert (tmp_path / "of_linear.png").read_bytes().startswith(b"\x89PNG")
+    capsys.readouterr()
+    assert main(["bench", "activations", *arguments, "--compare", str(tmp_path)]) == 0
+    assert "since " in capsys.readouterr().out
+    path = tmp_path / "linear.json"
+    assert main(["bench", "activations", *arguments, "--compare", str(path)]) == 2
+    assert "noun was 'linear' and is 'activations'" in capsys.readouterr().err
+
+
+def _record(seconds: list[float], **changed: Any) -> dict[str, Any]:
+    median = sorted(seconds)[len(seconds) // 2]
+    case = {"group": "g", "case": "c", "mood": {"round_trip_ns": changed.pop("trip", 90)}}
+    case["seconds"] = {n: {"median": median, "rounds": seconds} for n in ("innerloop", "torch")}
+    context = {"processor": "p", "isa": "v3", "threads": 2, "commit": "abc"} | changed
+    return {"noun": "n", "quick": False, "context": context, "cases": [case]}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (_record([4.0, 4.1, 4.2]), _record([2.0, 2.1, 2.2]), "1 faster"),
+        (_record([2.0, 2.1, 2.2]), _record([4.0, 4.1, 4.2]), "1 slower"),
+        (_record([2.0, 3.0, 4.0]), _record([2.5, 3.5, 4.5]), "1 as before"),
+        (_record([4.0] * 3), _record([2.0] * 3, trip=490), "not compared: cores share a cache"),
+    ],
+)
+def test_bench_compare(
+    old: dict[str, Any], new: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare.run(old, new, markdown=True) == 0
+    text = capsys.readouterr().out
+    assert said in text and "since abc" in text
+
+
+@pytest.mark.parametrize("key", ["processor", "isa", "threads"])
+def test_bench_compare_refuses_other_machines(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    old, new = _record([1.0]), _record([1.0], **{key: "other"})
+    assert compare.run(old, new, markdown=False) == 2
+    assert f"{key} was " in capsys.readouterr().err
+
+
+def test_bench_scaling(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    files = {kind: tmp_path / f"scaling.{kind}" for kind in ("json", "png")}
+    saved = ["--json", str(files["json"]), "--plot", str(files["png"])]
+    assert main(["bench", "scaling", "--quick", *saved]) == 0
+    text = capsys.readouterr().out
+    for part in ("M = ", "N = ", "K = ", "C = ", "parameters", "elements", "threads", "cliff"):
+        assert part in text
+    record = json.loads(files["json"].read_text())
+    assert [sweep["axis"] for sweep in record["sweeps"]][:3] == ["M", "N", "K"]
+    assert files["png"].read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "where"),
+    [
+        ([1, 2, 4, 8, 16], []),
+        ([1, 1, 1, 1, 1], []),
+        ([1, 1.2, 1.9, 3.6, 7], []),
+        ([1, 2, 8, 16, 32], [1]),  # each costs twice as much from here on
+        ([1, 2, 4, 2, 4], [1, 2]),  # more work takes half the time, so that 4 is above the line
+        ([1, 1, 1.9, 1, 1], [1, 2]),  # a bump
+    ],
+)
+def test_cliffs(seconds: list[float], where: list[int]) -> None:
+    assert [at for at, *_ in scaling.cliffs([1, 2, 4, 8, 16], seconds)] == where
+
+
+def test_modes() -> None:
+    modes = [limits.mode(trip) for trip in (90, 490, 100_000, None)]
+    assert modes == ["cores share a cache", "cores far apart"] + 2 * ["no two free cores"]
+
+
+def test_operations_are_counted() -> None:
+    x = np.linspace(-1, 1, 50)
+    assert operations.operations(lambda x, y: (2 * x + y).sum(), x, x) == 3
+    assert operations.operations(lambda x: np.exp(x, out=x), x.copy()) == 1
+    assert operations.operations(lambda x: x[x > 0], x) == 0
+    x32 = x.astype(np.float32)
+    assert operations.operations(reference.relu, x32) == 1
+
+
+# --- the README's table ------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[1]
+committed = pytest.mark.skipif(
+    not (ROOT / "bench" / "results").is_dir(), reason="not in a checkout"
+)
+
+
+@committed
+def test_readme_has_the_table_of_the_results(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text((ROOT / "README.md").read_text())
+    where = ["--results", str(ROOT / "bench" / "results"), "--readme", str(page)]
+    assert main(["bench", "table", *where]) == 0
+    assert page.read_text() == (ROOT / "README.md").read_text(), (
+        "run python -m innerloop bench table"
+    )
+
+
+@committed
+def test_readme_table_changes_with_the_results(tmp_path: Path) -> None:
+    results = ROOT / "bench" / "results"
+    for path in results.glob("*.json"):
+        record = json.loads(path.read_text())
+        for case in record["cases"]:
+            case["ratios"] = {peer: 77.0 for peer in case["ratios"]}
+        (tmp_path / path.name).write_text(json.dumps(record))
+    made = readme.text(tmp_path)
+    assert made != readme.text(results) and " 77.0 |" in made
+    page = readme.written(f"above\n{readme.BEGIN}\nold\n{readme.END}\nbelow\n", made)
+    assert page == f"above\n{made}\nbelow\n"
+
+
+def test_readme_table_says_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "README.md"
+    page.write_text(f"{readme.BEGIN}\n{readme.END}\n")
+    assert main(["bench", "table", "--results", str(tmp_path), "--readme", str(page)]) == 1
+    assert "linear.json is missing" in capsys.readouterr().err
+    assert page.read_text() == f"{readme.BEGIN}\n{readme.END}\n"
+    with pytest.raises(LookupError, match="no lines"):
+        readme.written("a page", "a table")
 
 
 def test_bench_refuses_a_wrong_result(
@@ -337,11 +512,12 @@ def test_probes_measure_something(isa: str) -> None:
         for size in (1, 5000, 1 << 20):
             assert _core.bandwidth(kind, size, 0.002) > 0
     assert _core.round_trip(0.002) >= 0
+    assert (_core.fork_join(0.002) > 0) == (il.get_num_threads() > 1)
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, 61.0, float("nan")])
 def test_probes_refuse_times(seconds: float) -> None:
-    for probe in (_core.round_trip, lambda s: _core.fma_peak("float32", s)):
+    for probe in (_core.round_trip, _core.fork_join, lambda s: _core.fma_peak("float32", s)):
         with pytest.raises(ValueError, match="seconds"):
             probe(seconds)
     with pytest.raises(ValueError, match="seconds"):

@@ -33,6 +33,12 @@ double bandwidth(const std::string& kind, int64_t bytes, double seconds) {
   return probe::bandwidth(kind, bytes, seconds);
 }
 
+double fork_join(double seconds) {
+  checked_seconds(seconds);
+  py::gil_scoped_release release;
+  return probe::fork_join(seconds);
+}
+
 double round_trip(double seconds) {
   checked_seconds(seconds);
   py::gil_scoped_release release;
@@ -44,6 +50,7 @@ double round_trip(double seconds) {
 void bind_probe(py::module_& m) {
   m.def("fma_peak", &fma_peak, py::arg("dtype"), py::arg("seconds") = 0.1);
   m.def("bandwidth", &bandwidth, py::arg("kind"), py::arg("bytes"), py::arg("seconds") = 0.05);
+  m.def("fork_join", &fork_join, py::arg("seconds") = 0.02);
   m.def("round_trip", &round_trip, py::arg("seconds") = 0.005);
 }
 

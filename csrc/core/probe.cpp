@@ -78,6 +78,17 @@ double bandwidth(const std::string& kind, int64_t bytes, double seconds) {
   });
 }
 
+double fork_join(double seconds) {
+  Call call;
+  constexpr int kJoins = 100;
+  if (call.threads < 2) return 0;
+  const double rate = best_rate(seconds, [&](int64_t rounds) {
+    for (int64_t r = 0; r < rounds * kJoins; r++) call.run(call.threads, [](int) {});
+    return (double)(rounds * kJoins);
+  });
+  return 1 / rate;
+}
+
 double round_trip(double seconds) {
   if (pool::default_threads() < 2 && std::thread::hardware_concurrency() < 2) return 0;
   alignas(64) static std::atomic<int64_t> line;

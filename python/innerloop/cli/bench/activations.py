@@ -1,4 +1,8 @@
-"""Activations, forward: out of memory into a fresh array and a given one, and within the caches."""
+"""Activations, forward: out of memory into a fresh array and a given one, and within the caches.
+
+"cold" goes round so many small arrays that none is in a cache. Four elements show what a call
+costs, which is Python's and the checks' share.
+"""
 
 from __future__ import annotations
 
@@ -10,56 +14,140 @@ import numpy as np
 from numpy.typing import NDArray
 
 import innerloop as il
+from innerloop import reference
 
-from .harness import Case, close
+from .harness import Case, Make, close, rotating, sets_to_rotate
+from .operations import operations
+from .peers import Calls, Peers
 
-LARGE, SMALL = 16_000_000, 256_000  # no powers of two, whose arrays lie in each other's way
-QUICK = 2_000
+LARGE, SMALL, TINY = 16_000_000, 256_000, 4  # no powers of two, whose arrays meet in the caches
+QUICK = (3_000, 2_000)
+SAMPLE = ("relu", "tanh", "gelu")  # of the groups that say little more of the others
 
 
-def cases(torch: Any, quick: bool) -> Iterator[Case]:
-    """Yield each activation of the list, large and fresh, large into out=, small into out=."""
-    for size, fresh in ((LARGE, True), (LARGE, False), (SMALL, False)):
-        size = QUICK if quick else size
-        x = np.random.default_rng(0).standard_normal(size, dtype=np.float32) * np.float32(3)
-        y = np.zeros_like(x)  # given to all contenders
-        label = "fresh" if fresh else "out="
+def cases(beside: Peers, quick: bool) -> Iterator[Make]:
+    """Yield each of the list, large and fresh, large into out=, small into out=; then a sample."""
+    make = functools.partial(functools.partial, _case, beside)
+    large, small = QUICK if quick else (LARGE, SMALL)
+    for size, fresh in ((large, True), (large, False), (small, False)):
         for name in il.activations.NAMES:
-            yield _case(torch, name, x, None if fresh else y, f"{size:,} elements, {label}")
+            yield make(name, size, fresh)
+    for name in SAMPLE:
+        yield functools.partial(_cold, beside, name, small, quick)
+    if beside.bfloat16 is not None:
+        for name in SAMPLE:
+            yield make(name, large, False, beside.bfloat16)
+    for fresh in (False, True):
+        yield make("relu", TINY, fresh)
 
 
-def _case(torch: Any, name: str, x: NDArray, out: NDArray | None, group: str) -> Case:
-    function = getattr(il, name)
-    run = functools.partial(function, x, out=out)
-    peers: dict[str, Any] = {}
-    if torch is not None:
-        tx = torch.from_numpy(x)
-        peer = _torch(torch, name, tx, None if out is None else torch.from_numpy(out))
-        if peer is not None:
-            peers["torch"] = peer
-    if name in NUMPY:
+def _numbers(size: int, seed: int = 0) -> NDArray:
+    x = np.random.default_rng(seed).standard_normal(size, dtype=np.float32)
+    return x * np.float32(3)
+
+
+def _contenders(
+    beside: Peers, name: str, x: NDArray, out: NDArray | None
+) -> tuple[Callable[[], Any], Calls]:
+    """Return innerloop's call and the peers', all into `out` where that is given."""
+    peers: Calls = {}
+    if beside.torch is not None:
+        peers |= _torch(beside, name, beside.tensor(x), None if out is None else beside.tensor(out))
+    if name in NUMPY and x.dtype == np.float32:
         peers["numpy"] = functools.partial(NUMPY[name], x, out)
+    if beside.jax is not None and out is None and hasattr(beside.jax.nn, name):
+        exact = {"approximate": False} if name == "gelu" else {}
+        peers |= beside.jit(functools.partial(getattr(beside.jax.nn, name), **exact), x)
+    return functools.partial(getattr(il, name), x, out=out), peers
+
+
+def _case(beside: Peers, name: str, size: int, fresh: bool, dtype: Any = np.float32) -> Case:
+    x = _numbers(size).astype(dtype)
+    y = None if fresh else np.zeros_like(x)  # given to all contenders
+    run, peers = _contenders(beside, name, x, y)
+    tolerance = 2e-5 if dtype is np.float32 else 1e-2
 
     def check() -> None:
         ours = np.array(run())
         for peer in peers.values():
-            close(ours, peer())
+            theirs = peer()
+            close(ours, theirs.float() if dtype is not np.float32 else theirs, tolerance)
 
-    return Case(name, group, run, peers, 8.0 * x.size, 8.0 * x.size, check=check)
+    kind = "" if dtype is np.float32 else f"{np.dtype(dtype)}, "
+    group = f"{size:,} elements, {kind}{'fresh' if fresh else 'out='}"
+    moved = 2.0 * x.nbytes
+    flops = _flops(name, size)
+    return Case(name, group, run, peers, moved, moved, flops, check=check)
 
 
-def _torch(torch: Any, name: str, x: Any, out: Any) -> Callable[[], Any] | None:
-    """Return PyTorch's call of an activation, or None where it has none of that name."""
+def _cold(beside: Peers, name: str, size: int, quick: bool) -> Case:
+    sets = [
+        (x := _numbers(size, i), np.zeros_like(x)) for i in range(sets_to_rotate(8 * size, quick))
+    ]
+    contenders = [_contenders(beside, name, x, y) for x, y in sets]
+    kinds = contenders[0][1]
+    peers: Calls = {kind: rotating([calls[kind] for _, calls in contenders]) for kind in kinds}
+    footprint = 8.0 * size * len(sets)
+    run = rotating([run for run, _ in contenders])
+    group = f"{size:,} elements, cold, out="
+    return Case(name, group, run, peers, 8.0 * size, footprint, _flops(name, size))
+
+
+def _flops(name: str, size: int) -> float:
+    return operations(getattr(reference, name), np.linspace(-3, 3, 100, dtype=np.float32)) * size
+
+
+def _torch(beside: Peers, name: str, x: Any, out: Any) -> Calls:
+    """Return PyTorch's call of an activation; none where it has no such."""
+    torch = beside.torch
+    if out is not None:
+        call = _torch_into(torch, name, x, out)
+        return {} if call is None else {"torch": call}
     if name == "identity":
-        return (lambda: out.copy_(x)) if out is not None else x.clone
+        return {"torch": x.clone}
     options = {"approximate": "tanh"} if name == "gelu_tanh" else {}
     name = name.removesuffix("_tanh")
-    packet = getattr(torch.ops.aten, name, None)
-    if out is not None:
-        overload = getattr(packet, "out", None)
-        return functools.partial(overload, x, **options, out=out) if overload else None
     function = getattr(torch, name, None) or getattr(torch.nn.functional, name, None)
-    return functools.partial(function, x, **options) if function else None
+    if function is None:
+        return {}
+    function = functools.partial(function, **options)
+    calls: Calls = {"torch": functools.partial(function, x)}
+    compiled = beside.compiled(function, x)
+    if compiled:
+        calls["torch compiled"] = functools.partial(compiled, x)
+    return calls
+
+
+def _torch_into(torch: Any, name: str, x: Any, out: Any) -> Callable[[], Any] | None:
+    """Return PyTorch's own kernel into `out`, by its shortest way.
+
+    Where it has none (softsign), ``torch.ops.aten.*.out`` makes an array and copies it, which would
+    flatter us: there is no peer then.
+    """
+    if name == "identity":
+        return lambda: out.copy_(x)
+    nn = torch._C._nn
+    scale, alpha = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
+    special = {
+        "relu": functools.partial(torch.clamp_min, x, 0.0),
+        "relu6": functools.partial(torch.clamp, x, 0.0, 6.0),
+        "selu": functools.partial(nn.elu, x, alpha, scale),
+        "celu": functools.partial(nn.elu, x),
+        "gelu_tanh": functools.partial(nn.gelu, x, approximate="tanh"),
+        "sigmoid": functools.partial(torch.sigmoid, x),
+        "tanh": functools.partial(torch.tanh, x),
+    }
+    call = special.get(name) or (
+        functools.partial(getattr(nn, name), x) if hasattr(nn, name) else None
+    )
+    if call is None:
+        return None
+    call = functools.partial(call, out=out)
+    try:
+        call()
+    except TypeError:  # no out= here
+        return None
+    return call
 
 
 def _identity(x: NDArray, out: NDArray | None) -> NDArray:

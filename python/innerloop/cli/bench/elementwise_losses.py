@@ -10,30 +10,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 import innerloop as il
+from innerloop import reference
 
-from .harness import Case, close
+from .harness import Case, Make, close
+from .operations import operations
+from .peers import Calls, Peers
 
 LARGE, SMALL = 16_000_000, 1_000
-QUICK = 2_000
+QUICK = (3_000, 2_000)
 
 
-def cases(torch: Any, quick: bool) -> Iterator[Case]:
+def cases(beside: Peers, quick: bool) -> Iterator[Make]:
     """Yield each loss of the list, large and small, with the gradient into a given array."""
-    for size in (LARGE, SMALL):
-        size = QUICK if quick else size
-        rng = np.random.default_rng(0)
-        # Of probabilities, which every one of them takes.
-        pred, target = (rng.random(size, dtype=np.float32) for _ in range(2))
-        out = np.zeros_like(pred)
+    for size in QUICK if quick else (LARGE, SMALL):
         for name in il.losses.NAMES:
-            yield _case(torch, name, pred, target, out)
+            yield functools.partial(_case, beside, name, size)
 
 
-def _case(torch: Any, name: str, pred: NDArray, target: NDArray, out: NDArray) -> Case:
+def _case(beside: Peers, name: str, size: int) -> Case:
+    torch, rng = beside.torch, np.random.default_rng(0)
+    # Of probabilities, which every one of them takes.
+    pred, target = (rng.random(size, dtype=np.float32) for _ in range(2))
+    out = np.zeros_like(pred)
     reduction = "sum" if name == "kl_div" else "mean"  # of which PyTorch warns for kl_div
     loss = functools.partial(getattr(il, name), reduction=reduction)
     run = functools.partial(loss, pred, target, return_grad=True, out=out)
-    peers: dict[str, Any] = {}
+    peers: Calls = {}
     function = None if torch is None else getattr(torch.nn.functional, name, None)
     if function is not None:
         tx, tt = torch.from_numpy(pred).requires_grad_(), torch.from_numpy(target)
@@ -45,11 +47,14 @@ def _case(torch: Any, name: str, pred: NDArray, target: NDArray, out: NDArray) -
         peers["torch"] = by_torch
     if name == "mse_loss":
         peers["numpy"] = functools.partial(_mse, pred, target)
+        if beside.sklearn is not None:
+            peers |= _sklearn_mse(pred, target, beside.threads)
 
     def check() -> None:
         for peer in peers.values():
             for actual, expected in zip(run(), peer(), strict=True):
-                close(actual, expected)
+                # The others sum 16 million elements in float32.
+                close(actual, expected, 2e-5 if np.ndim(expected) else 1e-3)
 
     return Case(
         name=name,
@@ -58,6 +63,8 @@ def _case(torch: Any, name: str, pred: NDArray, target: NDArray, out: NDArray) -
         peers=peers,
         moved=12.0 * pred.size,
         footprint=12.0 * pred.size,
+        flops=operations(getattr(reference, name), pred[:100], target[:100], return_grad=True)
+        * pred.size,
         check=check,
     )
 
@@ -67,3 +74,19 @@ def _mse(pred: NDArray, target: NDArray) -> tuple[Any, NDArray]:
     loss = np.vdot(d, d) / d.size
     d *= np.float32(2 / d.size)
     return loss, d
+
+
+def _sklearn_mse(pred: NDArray, target: NDArray, threads: int) -> Calls:
+    """Return the call of scikit-learn's own loss, which its gradient boosting uses."""
+    try:
+        from sklearn._loss import HalfSquaredError
+    except ImportError:  # private: it may move
+        return {}
+    loss = HalfSquaredError()
+
+    def both() -> Any:
+        values, gradient = loss.loss_gradient(target, pred, n_threads=threads)
+        gradient *= np.float32(2 / pred.size)
+        return 2 * values.mean(), gradient
+
+    return {"sklearn": both}

@@ -9,19 +9,22 @@ from typing import Any
 import numpy as np
 
 import innerloop as il
+from innerloop import reference
 
-from .harness import Case, close
+from .harness import Case, Make, close
+from .operations import operations
+from .peers import Peers
 
 SHAPES = ((4096, 2 * 2816), (64, 2 * 1000))
 QUICK = ((30, 2 * 19), (5, 2 * 7))
 
 
-def cases(torch: Any, quick: bool) -> Iterator[Case]:
+def cases(beside: Peers, quick: bool) -> Iterator[Make]:
     """Yield each pair of the list, out of memory and within the caches; forward, then backward."""
     for backward in (False, True):
         for shape in QUICK if quick else SHAPES:
             for name in il.gated.NAMES:
-                yield _case(torch, name, shape, backward)
+                yield functools.partial(_case, beside.torch, name, shape, backward)
 
 
 def _case(torch: Any, name: str, shape: tuple[int, int], backward: bool) -> Case:
@@ -49,7 +52,11 @@ def _case(torch: Any, name: str, shape: tuple[int, int], backward: bool) -> Case
 
     moved = 4.0 * (2 * x.size + dy.size if backward else x.size + dy.size)
     kind = "gradient (torch: and value)" if backward else "value"
-    return Case(name, f"{shape[0]} x {shape[1]}, {kind}", run, peers, moved, moved, check=check)
+    formula = getattr(reference, f"{name}_backward" if backward else name)
+    few = [np.ascontiguousarray(a[:2]) for a in ((dy, x) if backward else (x,))]
+    flops = operations(formula, *few) * few[0].shape[1] * shape[0]
+    group = f"{shape[0]} x {shape[1]}, {kind}"
+    return Case(name, group, run, peers, moved, moved, flops, check=check)
 
 
 def _torch(torch: Any, name: str) -> Callable[[Any], Any] | None:

@@ -2,20 +2,23 @@
 
 Contenders take turns in blocks, in reversed order every other round. Between blocks there is a
 pause, because PyTorch's workers spin for a while after a call and slow down whatever runs next;
-each block starts with a call that is not timed. A time is the median of the rounds' medians, a
-ratio the median of the rounds' ratios.
+each block of short calls starts with one that is not timed. A time is the median of the rounds'
+medians, a ratio the median of the rounds' ratios.
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 OURS = "innerloop"
+SLOW = 0.05  # seconds of a call that needs no other to warm up
+COLD = 128e6  # bytes of the buffers that a cold case goes round: more than a last-level cache
 
 
 @dataclass
@@ -36,6 +39,10 @@ class Case:
         Bytes of all arrays, each counted once.
     flops : float
         Floating-point operations, where they can be the limit.
+    dtype : str
+        Whose peak they are held against: float32 or float64.
+    note : str
+        Shown beside the name.
     check : callable
         Raises AssertionError where results differ from the peers'.
     """
@@ -47,22 +54,27 @@ class Case:
     moved: float
     footprint: float
     flops: float = 0.0
+    dtype: str = "float32"
+    note: str = ""
     check: Callable[[], None] = lambda: None
+
+
+Make = Callable[[], Case]  # a case takes up to a GB: it is made when its turn comes
 
 
 @dataclass(frozen=True)
 class Settings:
     """How long to measure."""
 
+    seconds: float = 1.5  # a case, with its pauses
     rounds: int = 7
-    pause: float = 0.05  # seconds between blocks
-    block: float = 0.1  # seconds of calls, at least one
+    pause: float = 0.02  # seconds between blocks
     sample: float = 1e-3  # shorter calls are timed several at once
 
     @classmethod
     def quick(cls) -> Settings:
         """Enough to see that everything runs."""
-        return cls(rounds=2, pause=0.0, block=1e-3, sample=1e-4)
+        return cls(seconds=0.01, rounds=2, pause=0.0, sample=1e-4)
 
 
 @dataclass
@@ -84,15 +96,13 @@ class Timing:
 
 @dataclass
 class Result:
-    """A case's times."""
+    """A case's times, and its limit."""
 
-    case: str
-    group: str
+    case: Case
     timings: dict[str, Timing]
-    moved: float
-    footprint: float
-    flops: float
-    limit: float = 0.0  # seconds, from the three above
+    limit: float = 0.0  # seconds
+    bound: str = "memory"  # or arithmetic: which of them is the limit
+    mood: dict[str, float | None] = field(default_factory=dict)  # the machine's, just before
 
     @property
     def seconds(self) -> float:
@@ -111,6 +121,17 @@ class Result:
         return statistics.median(theirs / ours for theirs, ours in pairs)
 
 
+def rotating(calls: Sequence[Callable[[], object]]) -> Callable[[], object]:
+    """Return a call that does the next of `calls` each time, so that none finds its arrays hot."""
+    following = itertools.cycle(calls).__next__
+    return lambda: following()()
+
+
+def sets_to_rotate(nbytes: float, quick: bool) -> int:
+    """Return how many sets of arrays of `nbytes` no cache holds."""
+    return 2 if quick else max(2, round(COLD / nbytes))
+
+
 def _seconds(call: Callable[[], object], repeats: int) -> float:
     start = time.perf_counter()
     for _ in range(repeats):
@@ -118,30 +139,36 @@ def _seconds(call: Callable[[], object], repeats: int) -> float:
     return (time.perf_counter() - start) / repeats
 
 
-def _block(call: Callable[[], object], estimate: float, settings: Settings) -> float:
-    """Return the median time of a call."""
-    call()
-    repeats = max(1, round(settings.sample / estimate))
-    samples = min(25, max(1, round(settings.block / (repeats * estimate))))
+def _block(call: Callable[[], object], estimate: float, seconds: float, sample: float) -> float:
+    """Return the median time of a call, of as many as fit."""
+    if estimate < SLOW:
+        call()
+    repeats = max(1, round(sample / estimate))
+    samples = min(25, max(1, round(seconds / (repeats * estimate))))
     return statistics.median(_seconds(call, repeats) for _ in range(samples))
 
 
 def measure(case: Case, settings: Settings) -> Result:
-    """Time a case's contenders by turns."""
+    """Time a case's contenders by turns, each for its share of the time, three rounds at least."""
     contenders = {OURS: case.run, **case.peers}
-    estimates = {}
+    share = settings.seconds / len(contenders)
+    estimates, rounds = {}, {}
     for name, call in contenders.items():
-        call()
-        estimates[name] = max(_seconds(call, 1), 1e-7)
+        first = _seconds(call, 1)
+        estimates[name] = first if first > SLOW else max(_seconds(call, 1), 1e-7)
+        cost = settings.pause + estimates[name]
+        rounds[name] = min(settings.rounds, max(3, int(share / cost)))
     timings = {name: Timing() for name in contenders}
     for number in range(settings.rounds):
         order = list(contenders)
         for name in reversed(order) if number % 2 else order:
-            if estimates[name] > 0.5 and number >= 3:  # a slow peer: three rounds tell
+            if number >= rounds[name]:
                 continue
             time.sleep(settings.pause)
-            timings[name].rounds.append(_block(contenders[name], estimates[name], settings))
-    return Result(case.name, case.group, timings, case.moved, case.footprint, case.flops)
+            seconds = share / rounds[name] - settings.pause
+            block = _block(contenders[name], estimates[name], seconds, settings.sample)
+            timings[name].rounds.append(block)
+    return Result(case, timings)
 
 
 def geometric_mean(values: list[float]) -> float:
@@ -150,8 +177,13 @@ def geometric_mean(values: list[float]) -> float:
 
 
 def close(actual: object, expected: object, tolerance: float = 2e-5) -> None:
-    """Raise AssertionError unless two float32 results agree, relative to the largest element."""
-    a, e = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    """Raise AssertionError unless two results agree, relative to the largest element."""
+    a, e = np.asarray(actual), np.asarray(expected)
     assert a.shape == e.shape, f"shapes differ: {a.shape}, {e.shape}"
-    gap, largest = np.abs(a - e).max(initial=0.0), np.abs(e).max(initial=0.0)
+    a, e = a.reshape(-1), e.reshape(-1)
+    gap, largest = 0.0, 0.0
+    for at in range(0, a.size, 1 << 20):  # in pieces: of a large array float64 takes a GB
+        ours, theirs = (x[at : at + (1 << 20)].astype(np.float64) for x in (a, e))
+        gap = float(np.maximum(gap, np.abs(ours - theirs).max()))  # which keeps a NaN
+        largest = max(largest, float(np.abs(theirs).max()))
     assert gap <= tolerance * largest, f"results differ by {gap:.2e}, the largest is {largest:.2e}"

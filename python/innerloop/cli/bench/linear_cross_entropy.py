@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import innerloop as il
 from innerloop import _core
 
-from .harness import Case, close
+from .harness import Case, Make, close
+from .peers import Calls, Peers
 
 SHAPES = ((512, 512, 32000), (2048, 256, 8000), (4096, 128, 1000))
 QUICK = ((32, 16, 100),)
 
 
-def cases(torch: Any, quick: bool) -> Iterator[Case]:
+def cases(beside: Peers, quick: bool) -> Iterator[Make]:
     """Yield each shape with the weight as PyTorch keeps it, (C, K), then as (K, C)."""
     for order in ("C, K", "K, C"):
         for shape in QUICK if quick else SHAPES:
-            yield _case(torch, shape, order)
+            yield functools.partial(_case, beside, shape, order)
 
 
-def _case(torch: Any, shape: tuple[int, int, int], order: str) -> Case:
+def _case(beside: Peers, shape: tuple[int, int, int], order: str) -> Case:
     rows, k, classes = shape
     rng = np.random.default_rng(0)
     x = rng.standard_normal((rows, k), dtype=np.float32)
@@ -42,22 +46,7 @@ def _case(torch: Any, shape: tuple[int, int, int], order: str) -> Case:
         )
         return loss, *gradients
 
-    peers: dict[str, Any] = {}
-    if torch is not None:
-        tx, tw, tb = (torch.from_numpy(a).requires_grad_() for a in (x, stored, b))
-        tt = torch.from_numpy(target)
-        f = torch.nn.functional
-        for a in (tx, tw, tb):
-            a.grad = torch.zeros_like(a)
-
-        def by_torch() -> Any:
-            for a in (tx, tw, tb):
-                a.grad.zero_()
-            loss = f.cross_entropy(f.linear(tx, tw, tb), tt)
-            loss.backward()
-            return loss.detach(), tx.grad, tw.grad.T, tb.grad
-
-        peers["torch"] = by_torch
+    peers = _torch(beside, x, stored, b, target) | _jax(beside, x, stored, b, target)
 
     def check() -> None:
         for peer in peers.values():
@@ -66,15 +55,59 @@ def _case(torch: Any, shape: tuple[int, int, int], order: str) -> Case:
 
     moved = 8.0 * (x.size + stored.size + classes)
     return Case(
-        name=f"{rows} x {k} x {classes}, " + _megabytes({"innerloop": run, **peers}),
+        name=f"{rows} x {k} x {classes}",
         group=f"value and gradients, weight ({order})",
         run=run,
         peers=peers,
         moved=moved,
         footprint=moved,
         flops=6.0 * rows * k * classes,
+        note=_megabytes({"innerloop": run, **peers}),
         check=check,
     )
+
+
+def _torch(beside: Peers, x: NDArray, w: NDArray, b: NDArray, target: NDArray) -> Calls:
+    if beside.torch is None:
+        return {}
+    torch, f = beside.torch, beside.torch.nn.functional
+    tensors = [torch.from_numpy(a).requires_grad_() for a in (x, w, b)]
+    tt = torch.from_numpy(target)
+    for tensor in tensors:
+        tensor.grad = torch.zeros_like(tensor)
+
+    def eager(x: Any, w: Any, b: Any) -> Any:
+        return f.cross_entropy(f.linear(x, w, b), tt)
+
+    def all_of_it(function: Any) -> Any:
+        for tensor in tensors:
+            tensor.grad.zero_()
+        loss = function(*tensors)
+        loss.backward()
+        dx, dw, db = (tensor.grad for tensor in tensors)
+        return loss.detach(), dx, dw.T, db
+
+    calls: Calls = {"torch": functools.partial(all_of_it, eager)}
+    compiled = beside.compiled(eager, *tensors)
+    if compiled:
+        calls["torch compiled"] = functools.partial(all_of_it, compiled)
+    return calls
+
+
+def _jax(beside: Peers, x: NDArray, w: NDArray, b: NDArray, target: NDArray) -> Calls:
+    if beside.jax is None:
+        return {}
+    jax = beside.jax
+
+    def loss(x: Any, w: Any, b: Any, t: Any) -> Any:
+        logits = x @ w + b
+        return -jax.numpy.take_along_axis(jax.nn.log_softmax(logits), t[:, None], axis=1).mean()
+
+    def all_of_it(*arrays: Any) -> Any:
+        value, gradients = jax.value_and_grad(loss, (0, 1, 2))(*arrays)
+        return value, *gradients
+
+    return beside.jit(all_of_it, x, np.ascontiguousarray(w.T), b, target.astype(np.int32))
 
 
 def _megabytes(contenders: dict[str, Callable[[], Any]]) -> str:
@@ -85,8 +118,9 @@ def _megabytes(contenders: dict[str, Callable[[], Any]]) -> str:
 def _peak(call: Callable[[], Any]) -> float:
     """Return the peak of the process during a call beyond its size before, in MB; NaN if unknown.
 
-    innerloop's cache of buffers is emptied before, so that its scratch counts.
+    innerloop's cache of buffers is emptied before, and malloc's, so that its scratch counts.
     """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda keep: 0)
 
     def status(name: str) -> float:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -95,6 +129,7 @@ def _peak(call: Callable[[], Any]) -> float:
     call()  # whatever it sets up once
     try:
         _core.buffer_cache_clear()
+        trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         before = status("VmRSS")
         call()

@@ -11,17 +11,18 @@ from numpy.typing import NDArray
 
 import innerloop as il
 
-from .harness import Case, close
+from .harness import Case, Make, close
+from .peers import Peers
 
 SHAPES = ((1_000_003,), (4096, 512), (16, 64, 56, 56))
 QUICK = ((403,), (40, 19), (2, 3, 5, 7))
 
 
-def cases(torch: Any, quick: bool) -> Iterator[Case]:
+def cases(beside: Peers, quick: bool) -> Iterator[Make]:
     """Yield a vector with one slope, rows and images with one a channel; forward, then backward."""
     for backward in (False, True):
         for shape in QUICK if quick else SHAPES:
-            yield _case(torch, shape, backward)
+            yield functools.partial(_case, beside.torch, shape, backward)
 
 
 def _case(torch: Any, shape: tuple[int, ...], backward: bool) -> Case:
@@ -59,6 +60,7 @@ def _case(torch: Any, shape: tuple[int, ...], backward: bool) -> Case:
         peers=peers,
         moved=(12.0 if backward else 8.0) * x.size,
         footprint=(12.0 if backward else 8.0) * x.size,
+        flops=(4.0 if backward else 1.0) * x.size,  # backward: two products, a choice, a sum
         check=check,
     )
 

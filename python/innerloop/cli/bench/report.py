@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..console import console, human_time, show_table
+from ..console import console, human_bytes, human_time, show_table
 from .harness import OURS, Result, geometric_mean
+from .limits import KINDS
 
 
 def peer_names(results: list[Result]) -> list[str]:
@@ -16,37 +17,54 @@ def peer_names(results: list[Result]) -> list[str]:
 def means(results: list[Result]) -> dict[str, dict[str, float]]:
     """Return the geometric means of the ratios, by group and peer."""
     found: dict[str, dict[str, float]] = {}
-    for group in dict.fromkeys(r.group for r in results):
-        for peer in peer_names(results):
-            ratios = [x for r in results if r.group == group and (x := r.ratio(peer)) is not None]
-            if ratios:
-                found.setdefault(group, {})[peer] = geometric_mean(ratios)
+    for group in dict.fromkeys(r.case.group for r in results):
+        chosen = [r for r in results if r.case.group == group]
+        for peer in peer_names(chosen):
+            ratios = [x for r in chosen if (x := r.ratio(peer)) is not None]
+            found.setdefault(group, {})[peer] = geometric_mean(ratios)
     return found
 
 
 def as_record(result: Result) -> dict[str, Any]:
     """Return a result for JSON: seconds, and ratios above 1 where innerloop is the faster one."""
+    case = result.case
     return {
-        "case": result.case,
-        "group": result.group,
-        "seconds": {n: {"median": t.median, "rounds": t.rounds} for n, t in result.timings.items()},
+        "case": case.name,
+        "group": case.group,
+        "note": case.note,
+        "dtype": case.dtype,
+        "flops": case.flops,
+        "bytes": case.moved,
+        "footprint": case.footprint,
+        "seconds": {
+            n: {"median": t.median, "spread": t.spread, "rounds": t.rounds}
+            for n, t in result.timings.items()
+        },
         "ratios": {n: result.ratio(n) for n in result.timings if n != OURS},
         "limit_seconds": result.limit,
+        "bound": result.bound,
         "of_limit": result.of_limit,
+        "mood": result.mood,
     }
 
 
 def report(results: list[Result], about: dict[str, Any], markdown: bool) -> None:
     """Print a table a group with its geometric means, and the context."""
     found = means(results)
-    for group in dict.fromkeys(r.group for r in results):
-        chosen = [r for r in results if r.group == group]
+    for group in dict.fromkeys(r.case.group for r in results):
+        chosen = [r for r in results if r.case.group == group]
         names = peer_names(chosen)
         rows = [_row(r, names) for r in chosen]
         mean = [f"{x:.2f}x" if (x := found.get(group, {}).get(name)) else "-" for name in names]
-        rows.append(["geometric mean", "", *mean, ""])
-        show_table(group, ["", OURS, *names, "of limit"], rows, markdown=markdown)
-    for line in context_lines(about):
+        rows.append(["geometric mean", "", *mean, "", ""])
+        columns = ["", OURS, *names, "rate", "of limit"]
+        show_table(group, columns, rows, markdown=markdown)
+    show_lines(context_lines(about), markdown)
+
+
+def show_lines(lines: list[str], markdown: bool) -> None:
+    """Print sentences, in Markdown as a list."""
+    for line in lines:
         if markdown:
             print(f"- {line}")
         else:
@@ -54,29 +72,62 @@ def report(results: list[Result], about: dict[str, Any], markdown: bool) -> None
 
 
 def _row(result: Result, names: list[str]) -> list[str]:
-    ours = result.timings[OURS]
-    cells = [result.case, f"{human_time(ours.median)} ±{ours.spread:.0%}"]
+    ours, case = result.timings[OURS], result.case
+    cells = [f"{case.name}{case.note and ', '}{case.note}"]
+    cells.append(f"{human_time(ours.median)} ±{ours.spread:.0%}")
     for name in names:
         ratio = result.ratio(name)
         known = "-" if ratio is None else f"{human_time(result.timings[name].median)}, {ratio:.2f}x"
         cells.append(known)
-    return [*cells, f"{result.of_limit:.0%}"]
+    arithmetic = result.bound == "arithmetic"
+    rate = (case.flops if arithmetic else case.moved) / result.seconds / 1e9
+    unit = "GFLOP/s" if arithmetic else "GB/s"
+    return [*cells, f"{rate:.3g} {unit}", f"{result.of_limit:.0%}"]
+
+
+def show_machine(machine: dict[str, Any], markdown: bool) -> None:
+    """Print the limits that were measured before the kernels."""
+    rows = [
+        [f"{dtype}, fused multiply-add"]
+        + [f"{machine[key][dtype]:.1f} GFLOP/s" for key in ("gflops_one_thread", "gflops")]
+        for dtype in machine["gflops"]
+    ]
+    show_table("arithmetic", ["", "one thread", "all threads"], rows, markdown=markdown)
+    rows = [
+        [human_bytes(int(size))] + [f"{rates[kind]:.1f} GB/s" for kind in KINDS]
+        for size, rates in machine["gb_per_s"].items()
+    ]
+    columns = ["bandwidth, all threads, over", *KINDS.values()]
+    show_table("memory", columns, rows, markdown=markdown)
 
 
 def context_lines(about: dict[str, Any]) -> list[str]:
     """Return the context as sentences."""
     commit = f" at {about['commit']}" if about["commit"] else ""
-    torch = f"PyTorch {about['torch']}" if about["torch"] else "PyTorch is not installed"
+    titles = {"torch": "PyTorch", "jax": "JAX", "sklearn": "scikit-learn"}
+    versions = [f"{titles[n]} {about[n]}" for n in titles if about[n]]
     trips = [
         "unknown (no two cores were free)" if t is None else f"{t} ns"
         for t in (about["round_trip_ns"], about["round_trip_ns_after"])
     ]
-    return [
+    joined = about["machine"]["fork_join_ns"]
+    lines = [
         f"{about['processor']}, {about['isa']}, {about['threads']} threads; innerloop "
-        f"{about['innerloop']}{commit}, Python {about['python']}, NumPy {about['numpy']}, {torch}",
-        f"cache line from core to core and back: {trips[0]}, at the end {trips[1]}; load "
-        f"average {about['load_average']} before; measured peak {about['gflops']} GFLOP/s, and "
-        "bandwidth at each case's own size",
+        f"{about['innerloop']}{commit}, Python {about['python']}, "
+        + ", ".join([f"NumPy {about['numpy']}", *versions]),
+        f"cache line from core to core and back: {trips[0]}, at the end {trips[1]}; the pool's "
+        f"fork and join: {f'{joined} ns' if joined else 'one thread has none'}; load average "
+        f"{about['load_average']} before",
+    ]
+    for dtype, seen in about["peaks"].items():
+        lines.append(
+            f"peak of {dtype}: {seen['best']} GFLOP/s, the best of {seen['times']} measurements "
+            f"through the run; their median {seen['median']}, the least {seen['least']}"
+        )
+    return [
+        *lines,
         "beside each peer's time: that time divided by innerloop's. ±: spread of the rounds, p20 "
-        "to p80. of limit: of the slower of arithmetic and memory, both as measured here",
+        "to p80. of limit: of the slower of arithmetic and memory, both as measured here, memory "
+        "at each case's own size",
+        *about["absent"],
     ]

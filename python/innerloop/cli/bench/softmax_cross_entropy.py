@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,18 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 import innerloop as il
+from innerloop import reference
 
-from .harness import Case, close
+from .harness import Case, Make, close
+from .operations import operations
+from .peers import Calls, Peers
 
-SHAPES = ((2048, 32000), (256, 1000), (128, 10))
+SHAPES = ((2048, 32000), (512, 128000), (256, 1000), (128, 10))
 QUICK = ((32, 100), (8, 10))
+INTO = {"given": "into a given array", "fresh": "into a fresh array", "over": "over the logits"}
 
 
-def cases(torch: Any, quick: bool) -> Iterator[Case]:
-    """Yield each shape with the gradient into a given array, then over the logits."""
-    for in_place in (False, True):
-        for rows, classes in QUICK if quick else SHAPES:
-            yield _case(torch, rows, classes, in_place)
+def cases(beside: Peers, quick: bool) -> Iterator[Make]:
+    """Yield each shape with the gradient into a given array, a fresh one, and over the logits."""
+    for where in INTO:
+        for shape in QUICK if quick else SHAPES:
+            yield functools.partial(_case, beside, shape, where)
 
 
 def _numpy(logits: NDArray, target: NDArray) -> tuple[Any, NDArray]:
@@ -33,44 +38,87 @@ def _numpy(logits: NDArray, target: NDArray) -> tuple[Any, NDArray]:
     return loss, e
 
 
-def _case(torch: Any, rows: int, classes: int, in_place: bool) -> Case:
+def _case(beside: Peers, shape: tuple[int, int], where: str) -> Case:
     rng = np.random.default_rng(0)
-    logits = rng.standard_normal((rows, classes), dtype=np.float32)
-    target = rng.integers(0, classes, rows)
+    logits = rng.standard_normal(shape, dtype=np.float32)
+    target = rng.integers(0, shape[1], shape[0])
     # Over the logits, each call finds the last one's gradient there. No branch depends on values of
     # such sizes, so it takes as long as it would on fresh logits. Peers keep the logits.
-    ours = logits.copy() if in_place else logits
-    out = ours if in_place else np.zeros_like(logits)
+    ours = logits.copy() if where == "over" else logits
+    out = {"over": ours, "fresh": None}.get(where, np.zeros_like(logits))
 
-    def run(x: NDArray = ours, gradient: NDArray = out) -> Any:
+    def run(x: NDArray = ours, gradient: NDArray | None = out) -> Any:
         return il.softmax_cross_entropy(x, target, return_grad=True, out=gradient)
 
-    peers: dict[str, Any] = {}
-    if torch is not None:
-        tx = torch.from_numpy(logits).requires_grad_()
-        tt = torch.from_numpy(target)
-
-        def by_torch() -> Any:
-            loss = torch.nn.functional.cross_entropy(tx, tt)
-            return loss.detach(), torch.autograd.grad(loss, tx)[0]
-
-        peers["torch"] = by_torch
-    peers["numpy"] = lambda: _numpy(logits, target)
+    peers = _torch(beside, logits, target)
+    if where == "given":  # once: the others' places are ours alone
+        peers["numpy"] = lambda: _numpy(logits, target)
+        peers |= _jax(beside, logits, target) | _sklearn(beside, logits, target)
 
     def check() -> None:
         for peer in peers.values():
             fresh = logits.copy()
             for actual, expected in zip(
-                run(fresh, fresh if in_place else out), peer(), strict=True
+                run(fresh, fresh if where == "over" else out), peer(), strict=True
             ):
-                close(actual, expected)
+                close(actual, expected, 1e-4)
 
     return Case(
-        name=f"{rows} x {classes}",
-        group=f"value and gradient, {'over the logits' if in_place else 'into a given array'}",
+        name=f"{shape[0]} x {shape[1]}",
+        group=f"value and gradient, {INTO[where]}",
         run=run,
         peers=peers,
         moved=8.0 * logits.size,
-        footprint=(4.0 if in_place else 8.0) * logits.size,
+        footprint=(4.0 if where == "over" else 8.0) * logits.size,
+        flops=logits.size
+        * operations(reference.softmax_cross_entropy, logits[:8], target[:8], return_grad=True),
         check=check,
     )
+
+
+def _torch(beside: Peers, logits: NDArray, target: NDArray) -> Calls:
+    if beside.torch is None:
+        return {}
+    torch = beside.torch
+    x, t = torch.from_numpy(logits).requires_grad_(), torch.from_numpy(target)
+    eager = torch.nn.functional.cross_entropy
+
+    def both(function: Any) -> Any:
+        loss = function(x, t)
+        return loss.detach(), torch.autograd.grad(loss, x)[0]
+
+    calls: Calls = {"torch": functools.partial(both, eager)}
+    compiled = beside.compiled(lambda x, t: eager(x, t), x, t)
+    if compiled:
+        calls["torch compiled"] = functools.partial(both, compiled)
+    return calls
+
+
+def _jax(beside: Peers, logits: NDArray, target: NDArray) -> Calls:
+    if beside.jax is None:
+        return {}
+    jax = beside.jax
+
+    def loss(x: Any, t: Any) -> Any:
+        chosen = jax.numpy.take_along_axis(jax.nn.log_softmax(x), t[:, None], axis=1)
+        return -chosen.mean()
+
+    return beside.jit(jax.value_and_grad(loss), logits, target.astype(np.int32))
+
+
+def _sklearn(beside: Peers, logits: NDArray, target: NDArray) -> Calls:
+    """Return the call of scikit-learn's own loss, which its gradient boosting uses."""
+    if beside.sklearn is None:
+        return {}
+    try:
+        from sklearn._loss import HalfMultinomialLoss
+    except ImportError:  # private: it may move
+        return {}
+    loss, labels = HalfMultinomialLoss(logits.shape[1]), target.astype(np.float32)
+
+    def both() -> Any:
+        values, gradient = loss.loss_gradient(labels, logits, n_threads=beside.threads)
+        gradient /= len(target)
+        return values.mean(), gradient
+
+    return {"sklearn": both}

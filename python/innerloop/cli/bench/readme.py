@@ -1,0 +1,190 @@
+"""``bench table``: the README's table of performance, made from the committed results."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..console import human_time
+from .harness import OURS
+
+BEGIN = "<!-- made by `python -m innerloop bench table` from bench/results -->"
+END = "<!-- end of what it made -->"
+
+MEAN, BEST, WORST = "geometric mean", "best", "worst"
+GIVEN = "value and gradient, into a given array"
+OVER = "value and gradient, over the logits"
+LARGE, SMALL = "16,000,000 elements", "256,000 elements"
+FUSED, DEFAULT = "torch fused", "torch default"  # which is beside what has no fused form
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line: one case of a group, or its best, its worst or the mean of all."""
+
+    work: str
+    noun: str
+    group: str
+    case: str
+    peer: str = "torch"
+
+
+def _all_of(work: str, noun: str, group: str, **peer: str) -> list[Row]:
+    """Return the mean of a group's ratios, and its ends."""
+    return [
+        Row(work, noun, group, MEAN, **peer),
+        *(Row(f"… {end}: ", noun, group, end, **peer) for end in (BEST, WORST)),
+    ]
+
+
+CROSS_ENTROPY = "softmax_cross_entropy"
+ROWS = [
+    *_all_of("`linear`, twelve shapes, weights (N, K)", "linear", "linear"),
+    Row("`linear`, weights (K, N)", "linear", "linear, weights (K, N)", MEAN),
+    *_all_of("`linear` with gelu", "linear", "linear, gelu"),
+    Row("`linear` with relu", "linear", "linear, relu", MEAN),
+    Row("`linear`, prepacked, M <= 8", "linear", "linear, prepacked", MEAN),
+    *_all_of("backward of `linear` with gelu", "linear", "linear, gelu, backward: dx, dw, db"),
+    Row("`linear`, bfloat16, large", "linear", "linear, bfloat16, large", MEAN),
+    Row("`linear`, bfloat16, M <= 32", "linear", "linear, bfloat16, M <= 32", MEAN),
+    Row("`linear`, float64", "linear", "linear, float64", MEAN),
+    Row("cross-entropy, value and gradient in place", CROSS_ENTROPY, OVER, "2048 x 32000"),
+    Row("… into a given array", CROSS_ENTROPY, GIVEN, "2048 x 32000"),
+    Row("… of 512 x 128000", CROSS_ENTROPY, GIVEN, "512 x 128000"),
+    Row("… of 256 x 1000", CROSS_ENTROPY, GIVEN, "256 x 1000"),
+    Row("… of 128 x 10", CROSS_ENTROPY, GIVEN, "128 x 10"),
+    Row(
+        "`linear_cross_entropy`",
+        "linear_cross_entropy",
+        "value and gradients, weight (C, K)",
+        "512 x 512 x 32000",
+    ),
+    *(
+        Row("optimizer's step", "optimizers", "one step, one array", f"{name}, 32,000,000", peer)
+        for name, peer in (
+            ("SGD (momentum 0.9)", FUSED),
+            ("Adam", FUSED),
+            ("AdamW", FUSED),
+            ("Adam (max_norm 1)", FUSED),
+            ("Adagrad", FUSED),
+            ("RMSprop", DEFAULT),
+            ("Adadelta", DEFAULT),
+            ("Adamax", DEFAULT),
+        )
+    ),
+    Row("… of 1000 arrays", "optimizers", "one step, many arrays", "Adam, 1,000 x 10,000", FUSED),
+    Row(
+        "… with states of fewer bits",
+        "optimizers",
+        "states of fewer bits",
+        "Adam (bfloat16 states), 32,000,000",
+        "float32 states",
+    ),
+    *_all_of("activations, 16 M elements, fresh output", "activations", f"{LARGE}, fresh"),
+    *_all_of("activations, 16 M elements, `out=`", "activations", f"{LARGE}, out="),
+    *_all_of("activations, 256 k elements, `out=`", "activations", f"{SMALL}, out="),
+    Row("the cost of a call", "activations", "4 elements, out=", "relu"),
+]
+NAMES = {"torch": "PyTorch", FUSED: "PyTorch, fused", DEFAULT: "PyTorch, default"}
+
+
+def text(results: Path) -> str:
+    """Return what stands between the marks.
+
+    Raises
+    ------
+    LookupError
+        Where a file or one of its cases is missing.
+    """
+    records: dict[str, dict[str, Any]] = {}
+    for noun in dict.fromkeys(row.noun for row in ROWS):
+        try:
+            records[noun] = json.loads((results / f"{noun}.json").read_text())
+        except FileNotFoundError:
+            raise LookupError(f"{results / noun}.json is missing: `bench all` makes it") from None
+    lines = [_line(row, records[row.noun]) for row in ROWS]
+    return "\n".join(
+        [
+            BEGIN,
+            *_about(records),
+            "",
+            "| work | innerloop | of its limit | the peer | | ratio |",
+            "|---|---:|---:|---:|---|---:|",
+            *lines,
+            END,
+        ]
+    )
+
+
+def _about(records: dict[str, dict[str, Any]]) -> list[str]:
+    contexts = [record["context"] for record in records.values()]
+
+    def every(key: str) -> str:
+        return ", ".join(dict.fromkeys(str(context[key]) for context in contexts))
+
+    return [
+        f"A ratio is the peer's time divided by ours in the same run: above 1, innerloop is "
+        f"faster. {every('processor')}, {every('isa')}, {every('threads')} threads, PyTorch "
+        f"{every('torch')}, innerloop at {every('commit')}; float32 where nothing else is said. "
+        "The limit is the slower of arithmetic and memory, as the run itself measured them."
+    ]
+
+
+def _line(row: Row, record: dict[str, Any]) -> str:
+    chosen = [
+        case
+        for case in record["cases"]
+        if case["group"] == row.group and case["ratios"].get(row.peer) is not None
+    ]
+    peer = NAMES.get(row.peer, row.peer)
+    if row.case == MEAN:
+        mean = record["geometric_means"].get(row.group, {}).get(row.peer)
+        if mean is None:
+            raise LookupError(f"{record['noun']}: no {row.group!r} beside {row.peer}")
+        return f"| {row.work}: geometric mean | | | | {peer} | {_ratio(mean)} |"
+    if row.case in (BEST, WORST):
+        chosen.sort(key=lambda case: case["ratios"][row.peer], reverse=row.case == BEST)
+    else:
+        chosen = [case for case in chosen if case["case"] == row.case]
+    if not chosen:
+        raise LookupError(f"{record['noun']}: no {row.case!r} in {row.group!r} beside {row.peer}")
+    case = chosen[0]
+    ours, theirs = (human_time(case["seconds"][name]["median"]) for name in (OURS, row.peer))
+    work = f"{row.work.rstrip(': ')}: {case['case']}"
+    reached = f"{case['of_limit']:.0%}"
+    return (
+        f"| {work} | {ours} | {reached} | {theirs} | {peer} | {_ratio(case['ratios'][row.peer])} |"
+    )
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}" if value < 2 else f"{value:.1f}"
+
+
+def written(page: str, made: str) -> str:
+    """Return the page with `made` in place of what stands between its marks.
+
+    Raises
+    ------
+    LookupError
+        Where the page has not both marks, once, in order.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise LookupError(f"the page has no lines {BEGIN!r} and {END!r} to write between")
+    return before + made + after
+
+
+def run(results: Path, page: Path) -> int:
+    """Write the table into the page. The status is 1 where results or marks are missing."""
+    try:
+        changed = written(page.read_text(), text(results))
+    except (LookupError, FileNotFoundError) as error:
+        print(f"bench table: {error}", file=sys.stderr)
+        return 1
+    page.write_text(changed)
+    return 0
