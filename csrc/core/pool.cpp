@@ -60,6 +60,31 @@ bool spin(const Ready& ready) {
   }
 }
 
+// The core that this thread runs on; -1 where that is not known.
+int this_core() {
+#ifdef __linux__
+  return sched_getcpu();
+#else
+  return -1;
+#endif
+}
+
+// Moves this thread off a core, where it may run on another. Linux may wake a worker on the core of the one who wakes
+// it, and leave both there for milliseconds.
+void leave(int core) {
+#ifdef __linux__
+  cpu_set_t all;
+  if (core < 0 || sched_getcpu() != core || sched_getaffinity(0, sizeof all, &all) != 0) return;
+  cpu_set_t others = all;
+  CPU_CLR(core, &others);
+  if (CPU_COUNT(&others) > 0 && sched_setaffinity(0, sizeof others, &others) == 0) {
+    sched_setaffinity(0, sizeof all, &all);
+  }
+#else
+  (void)core;
+#endif
+}
+
 // A job's claim ticket: the high half counts jobs, the low half the tasks not yet claimed. A worker claims a task by
 // taking one off, so one that wakes late can never touch a job that has ended.
 constexpr uint64_t kRemaining = 0xffffffff;
@@ -77,6 +102,7 @@ struct Pool {
   std::atomic<bool> busy{false};
   std::mutex mutex;
   std::condition_variable wake;
+  int waker = -1;  // the core that `wake` was last called from
 
   // Claims and runs tasks until none is left.
   void work(bool worker) {
@@ -101,6 +127,9 @@ struct Pool {
         sleepers.fetch_add(1, std::memory_order_seq_cst);
         wake.wait(lock, ready);
         sleepers.fetch_sub(1, std::memory_order_relaxed);
+        const int core = waker;
+        lock.unlock();
+        leave(core);
       }
       work(true);
     }
@@ -125,6 +154,7 @@ struct Pool {
     ticket.store(job << 32 | (uint64_t)count, std::memory_order_seq_cst);
     if (sleepers.load(std::memory_order_seq_cst) > 0) {
       std::lock_guard<std::mutex> lock(mutex);
+      waker = this_core();
       wake.notify_all();
     }
     work(false);
