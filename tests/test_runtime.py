@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -162,9 +163,10 @@ def test_threadpoolctl_sees_the_pool(restore_threads: None) -> None:
 
 def test_buffers_are_reused_and_bounded() -> None:
     x = numbers(BIG, "float32")
-    limit = _core.buffer_cache_limit(None)
+    limit = il.info()["buffer_cache_limit"]
     try:
-        _core.buffer_cache_clear()
+        il.empty_cache()
+        assert _core.buffer_cache_held() == 0
         y = il.relu(x)
         address = y.ctypes.data
         assert address % 64 == 0
@@ -172,11 +174,80 @@ def test_buffers_are_reused_and_bounded() -> None:
         assert _core.buffer_cache_held() >= x.nbytes
         again = il.relu(x)
         assert again.ctypes.data == address
-        _core.buffer_cache_limit(0)
+        il.set_cache_limit(3 * x.nbytes)
+        many = [il.relu(x) for _ in range(8)]
+        del many
+        assert x.nbytes <= _core.buffer_cache_held() <= 3 * x.nbytes
+        il.set_cache_limit(0)
         del again
         assert _core.buffer_cache_held() == 0
     finally:
-        _core.buffer_cache_limit(limit)
+        il.set_cache_limit(limit)
+
+
+@pytest.mark.parametrize(
+    ("limit", "error"),
+    [(-1, ValueError), (2**70, ValueError), (1.5, TypeError), (None, TypeError), (True, TypeError)],
+)
+def test_bad_cache_limits(limit: object, error: type[Exception]) -> None:
+    before = il.info()["buffer_cache_limit"]
+    with pytest.raises(error, match="bytes"):
+        il.set_cache_limit(limit)  # type: ignore[arg-type]
+    assert il.info()["buffer_cache_limit"] == before
+
+
+def test_the_cache_is_a_share_of_memory() -> None:
+    run = python("import innerloop as il; print(il.info()['buffer_cache_limit'])")
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < int(run.stdout) <= memory // 16, run.stderr
+
+
+def test_buffers_between_threads() -> None:
+    """Each thread's outputs are its own while it holds them, whoever freed the memory before."""
+    wrong = []
+
+    def work(value: int) -> None:
+        x = np.full(BIG, value, "f4")
+        for i in range(100):
+            y = il.relu(x[: BIG - 1000 * (i % 7)])
+            if not (y == value).all():
+                wrong.append(value)
+
+    threads = [threading.Thread(target=work, args=(value,)) for value in range(1, 5)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong
+    assert _core.buffer_cache_held() <= il.info()["buffer_cache_limit"]
+
+
+def test_a_forks_child_keeps_nothing_cached() -> None:
+    code = (
+        "import os, numpy as np, innerloop as il\n"
+        "from innerloop import _core\n"
+        f"x = np.ones({BIG}, 'f4'); kept = il.relu(x); il.relu(x)\n"
+        "assert _core.buffer_cache_held() > 0\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    empty = _core.buffer_cache_held() == 0\n"
+        "    right = (il.relu(-x) == 0).all() and (kept == 1).all()\n"
+        "    os._exit(0 if empty and right else 1)\n"
+        "print(os.waitpid(child, 0)[1], _core.buffer_cache_held() > 0)"
+    )
+    run = python(code)
+    assert run.stdout.split() == ["0", "True"], run.stderr
+
+
+def test_idle_threads_cost_no_cpu(restore_threads: None) -> None:
+    """CPU time, not wall time: other work on the machine does not count."""
+    x = numbers(BIG, "float32")
+    il.set_num_threads(4)
+    il.relu(x)
+    time.sleep(0.05)  # more than the workers spin for
+    before = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - before < 0.05
 
 
 def test_a_view_keeps_its_buffer() -> None:

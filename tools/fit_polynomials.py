@@ -172,24 +172,14 @@ def erf_table(dtype, degree):
     return fit(grid, [v - 1 for v in value], [1 / v for v in value], (degree + 1) // 2, dtype)
 
 
-def cdf_table(dtype, degree):
-    """Phi(x) = 1/2 + x p(z), |x| <= 1."""
-    grid = chebyshev_grid(mpf(0), mpf("1.0001"))
-    target = [mp.erf(mp.sqrt(z / 2)) / mp.sqrt(z) / 2 for z in grid]
-    weight = [2 * mp.sqrt(z) / mp.erfc(mp.sqrt(z / 2)) for z in grid]
-    return fit(grid, target, weight, (degree + 1) // 2, dtype)
-
-
 def tail_tables(dtype, degree, high):
-    """phi(t) / Phi(-t) = t + n(t) / m(t), 1 <= t <= high: the inverse of Mills' ratio."""
-    ends = (mpf(1) - 2) / 3, (high - 2) / (high + mpf(2))  # of (t - 2) / (t + 2)
-    grid = [2 * (1 + q) / (1 - q) for q in chebyshev_grid(*ends)]
-    inverse = [mp.sqrt(2 / mp.pi) * mp.exp(-t * t / 2) / mp.erfc(t / mp.sqrt(2)) for t in grid]
-    target = [g - t for g, t in zip(inverse, grid, strict=True)]
-    weight = [1 / g for g in inverse]
-    n, m, _, _ = remez(
-        grid, target, weight, [None] * (degree + 1), [mpf(1)] + [None] * (degree + 1)
-    )
+    """exp(-t^2 / 2) / (2 Phi(-t)) = 1 + t + t n(t) / m(t), 0 <= t <= high."""
+    ends = mpf(-1), (high - 2) / (high + mpf(2))  # of (t - 2) / (t + 2)
+    grid = [2 * (1 + q) / (1 - q) for q in chebyshev_grid(*ends)][1:]  # at 0, weights vanish
+    inverse = [mp.exp(-t * t / 2) / mp.erfc(t / mp.sqrt(2)) for t in grid]
+    target = [(g - 1) / t - 1 for g, t in zip(inverse, grid, strict=True)]
+    weight = [t / g for g, t in zip(inverse, grid, strict=True)]
+    n, m, _, _ = remez(grid, target, weight, [None] * (degree + 1), [mpf(1)] + [None] * degree)
 
     # n and m may share any factor: of 128, the one whose rounding harms least.
     def scaled(k):
@@ -238,8 +228,8 @@ def truncated(x, bits):
 
 # The degrees: as --errors shows, what they leave is well below half a unit in the last place.
 PLAN = {
-    "float": dict(exp=6, log=10, tanh=11, erf=13, cdf=11, tail=(3, mpf("14.5")), ln2_bits=16),
-    "double": dict(exp=11, log=22, tanh=23, erf=23, cdf=19, tail=(8, mpf(39)), ln2_bits=42),
+    "float": dict(exp=6, log=10, tanh=11, erf=13, tail=(4, mpf("14.5")), ln2_bits=16),
+    "double": dict(exp=11, log=22, tanh=23, erf=23, tail=(10, mpf(39)), ln2_bits=42),
 }
 
 
@@ -251,7 +241,6 @@ def tables(dtype):
         "log": log_table(dtype, plan["log"]),
         "tanh": tanh_table(dtype, plan["tanh"]),
         "erf": erf_table(dtype, plan["erf"]),
-        "cdf": cdf_table(dtype, plan["cdf"]),
         "tail": tail_tables(dtype, *plan["tail"]),
     }
     ln2_hi = truncated(mp.ln2, plan["ln2_bits"])  # times any exponent: exact
@@ -260,7 +249,7 @@ def tables(dtype):
         "ln2_hi": ln2_hi,
         "ln2_lo": mp.ln2 - ln2_hi,
         "sqrt_2": mp.sqrt(2),
-        "log_sqrt_2_over_pi": mp.log(2 / mp.pi) / 2,
+        "inverse_root_2_pi": 1 / mp.sqrt(2 * mp.pi),
     }
     lines = ["template <>", f"struct Tables<{dtype}> {{"]
     lines += [

@@ -131,14 +131,10 @@ Array Arguments::fresh(Dtype dtype, const Shape& shape) {
       throw ValueError("a result of shape " + shape_text(shape) + " would not fit into memory");
     }
   }
-  py::array array;
-  if (bytes < kCached) {
-    array = py::array(numpy_dtype(dtype), shape);
-  } else {
-    void* p = buffers::acquire(bytes);
-    array = py::array(numpy_dtype(dtype), shape, p, py::capsule(p, [](void* buffer) { buffers::release(buffer); }));
-  }
-  return view_of(array, py::none(), "out");
+  if (bytes < kCached) return view_of(py::array(numpy_dtype(dtype), shape), py::none(), "out");
+  void* p = buffers::acquire(bytes);
+  const py::capsule owner(p, [](void* buffer) { buffers::release(buffer); });
+  return view_of(py::array(numpy_dtype(dtype), shape, p, owner), py::none(), "out");
 }
 
 void Arguments::check_overlap(const Array& out, const Array& in, bool in_place) {
@@ -227,10 +223,12 @@ void bind_backend(py::module_& m) {
   m.def("has_fma", [] { return kernels().has_fma; });
   m.def("backend", [] { return reference_in_use() ? "reference" : "cpu"; });
   m.def("use_reference", [](bool on) { use_reference.store(on); });
-  m.def("buffer_cache_limit", [](py::object bytes) {
-    if (!bytes.is_none()) buffers::set_limit(bytes.cast<size_t>());
-    return buffers::limit();
+  m.def("set_buffer_cache_limit", [](py::handle bytes) {
+    const int64_t limit = integer(bytes, "bytes");
+    if (limit < 0) throw ValueError("bytes must be at least 0, got " + std::to_string(limit));
+    buffers::set_limit((size_t)limit);
   });
+  m.def("buffer_cache_limit", &buffers::limit);
   m.def("buffer_cache_held", &buffers::held);
   m.def("buffer_cache_clear", &buffers::clear);
   bind_dlpack(m);

@@ -4,7 +4,8 @@
 
 namespace innerloop {
 
-// Elements that one thread does in about 10 us: below twice this, a second thread costs more than it saves.
+// Below twice this, a second thread costs more than it saves: at 32768 elements two take 4.2 us for relu and 16 for
+// sigmoid where one takes 5.2 and 24 (Zen 3); relu's even point is near 24,000, and one that must be woken costs 5 us.
 constexpr int64_t kGrain = 16384;
 
 void activation_forward(const Activation& activation, const double* parameters, const TensorView& x,

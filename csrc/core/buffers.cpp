@@ -2,8 +2,13 @@
 
 #include <pthread.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <iterator>
 #include <map>
 #include <mutex>
@@ -13,27 +18,56 @@ namespace innerloop::buffers {
 namespace {
 
 constexpr size_t kAlign = 64;
-constexpr size_t kHeader = 64;               // before each buffer: its capacity
-constexpr size_t kSmall = 1 << 16;           // below this, malloc's own lists serve as well
-constexpr size_t kDefaultLimit = 512 << 20;  // eight outputs of 16M float32
+constexpr size_t kSmall = 1 << 16;  // below this, malloc's own lists serve as well
+constexpr size_t kHugePage = 2 << 20;
+constexpr size_t kMapped = 2 * kHugePage;  // from here on, pages of their own, so that to free them is to return them
+
+// Before each buffer.
+struct alignas(kAlign) Header {
+  size_t capacity;
+  void* base;     // what was allocated,
+  size_t length;  // and how much, where it was mapped
+};
+
+// Mapped buffers begin in 16 places of a huge page: arrays that lie alike in theirs meet in the same sets of the caches
+// and the same banks of the memory.
+constexpr size_t kStagger = (64 << 10) + 4096 + kAlign;
+
+// A sixteenth of the memory that this process may use: its cgroup's, or the machine's.
+size_t default_limit() {
+  const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+  size_t memory = pages > 0 && page > 0 ? (size_t)pages * (size_t)page : size_t(8) << 30;
+  for (const char* name : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
+    FILE* f = fopen(name, "r");
+    if (!f) continue;
+    unsigned long long bytes;  // or "max"
+    if (fscanf(f, "%llu", &bytes) == 1 && bytes > 0) memory = std::min<size_t>(memory, bytes);
+    fclose(f);
+  }
+  return memory / 16;
+}
 
 struct Cache {
   std::mutex mutex;
-  std::multimap<size_t, void*> free;  // capacity -> base
-  size_t held = 0, limit = kDefaultLimit;
+  std::multimap<size_t, Header*> free;  // by capacity
+  size_t held = 0, limit = default_limit();
 };
+
+void trim(Cache& c, size_t to);
 
 // Leaked: arrays may be freed after static destructors have run.
 Cache& cache() {
   static Cache* c = [] {
     auto* made = new Cache;
-    pthread_atfork([] { cache().mutex.lock(); }, [] { cache().mutex.unlock(); }, [] { cache().mutex.unlock(); });
+    pthread_atfork([] { cache().mutex.lock(); }, [] { cache().mutex.unlock(); },
+                   [] {  // a child keeps nothing of its parent's cache: writing there would copy each page
+                     trim(cache(), 0);
+                     cache().mutex.unlock();
+                   });
     return made;
   }();
   return *c;
 }
-
-size_t& capacity_of(void* base) { return *static_cast<size_t*>(base); }
 
 // Powers of two in eight steps: a request reuses any buffer that is at most an eighth larger than it needs.
 size_t round_up(size_t bytes) {
@@ -42,11 +76,42 @@ size_t round_up(size_t bytes) {
   return (bytes + step - 1) & ~(step - 1);
 }
 
+Header* allocate(size_t capacity) {
+  void* base = nullptr;
+  size_t length = capacity + sizeof(Header);
+  char* at;
+  if (capacity >= kMapped) {
+    static std::atomic<size_t> count{0};
+    const size_t stagger = count.fetch_add(1, std::memory_order_relaxed) % 16 * kStagger;
+    length += kHugePage + 16 * kStagger;
+    base = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+    madvise(base, length, MADV_HUGEPAGE);  // a wish: whether it is granted does not matter
+#endif
+    at = reinterpret_cast<char*>(((uintptr_t)base + kHugePage - 1) / kHugePage * kHugePage) + stagger;
+  } else {
+    if (posix_memalign(&base, kAlign, length) != 0) throw std::bad_alloc();
+    at = static_cast<char*>(base);
+  }
+  auto* header = reinterpret_cast<Header*>(at);
+  *header = {capacity, base, length};
+  return header;
+}
+
+void give_back(const Header* header) {
+  if (header->capacity >= kMapped) {
+    munmap(header->base, header->length);
+  } else {
+    ::free(header->base);
+  }
+}
+
 void trim(Cache& c, size_t to) {  // largest first
   while (c.held > to && !c.free.empty()) {
     auto last = std::prev(c.free.end());
     c.held -= last->first;
-    ::free(last->second);
+    give_back(last->second);
     c.free.erase(last);
   }
 }
@@ -61,36 +126,32 @@ void* acquire(size_t bytes) {
     std::lock_guard<std::mutex> lock(c.mutex);
     auto found = c.free.lower_bound(capacity);
     if (found != c.free.end() && found->first <= capacity + capacity / 8) {
-      void* base = found->second;
+      Header* header = found->second;
       c.held -= found->first;
       c.free.erase(found);
-      return static_cast<char*>(base) + kHeader;
+      return header + 1;
     }
   }
-  void* base = nullptr;
-  if (posix_memalign(&base, kAlign, capacity + kHeader) != 0) throw std::bad_alloc();
-  capacity_of(base) = capacity;
-  return static_cast<char*>(base) + kHeader;
+  return allocate(capacity) + 1;
 }
 
 void release(void* p) noexcept {
   if (p == nullptr) return;
-  void* base = static_cast<char*>(p) - kHeader;
-  const size_t capacity = capacity_of(base);
-  if (capacity >= kSmall) {
+  Header* header = static_cast<Header*>(p) - 1;
+  if (header->capacity >= kSmall) {
     Cache& c = cache();
     std::lock_guard<std::mutex> lock(c.mutex);
-    if (capacity <= c.limit) {
+    if (header->capacity <= c.limit) {
       try {
-        trim(c, c.limit - capacity);
-        c.free.emplace(capacity, base);
-        c.held += capacity;
+        trim(c, c.limit - header->capacity);
+        c.free.emplace(header->capacity, header);
+        c.held += header->capacity;
         return;
       } catch (const std::bad_alloc&) {  // no room for the note of it: free it
       }
     }
   }
-  ::free(base);
+  give_back(header);
 }
 
 void set_limit(size_t bytes) {
@@ -100,7 +161,11 @@ void set_limit(size_t bytes) {
   trim(c, bytes);
 }
 
-size_t limit() { return cache().limit; }
+size_t limit() {
+  Cache& c = cache();
+  std::lock_guard<std::mutex> lock(c.mutex);
+  return c.limit;
+}
 
 size_t held() {
   Cache& c = cache();

@@ -9,7 +9,7 @@ namespace innerloop::buffers {
 void* acquire(size_t bytes);  // 64-byte aligned; throws std::bad_alloc
 void release(void* p) noexcept;
 
-void set_limit(size_t bytes);  // of what is kept for reuse; 0 keeps nothing
+void set_limit(size_t bytes);  // of what is kept for reuse, at first a sixteenth of the memory; 0 keeps nothing
 size_t limit();
 size_t held();          // bytes kept for reuse now
 void clear() noexcept;  // gives all of them back to the system

@@ -94,11 +94,11 @@ void use_isa(const std::string& name) { active.store(find(name), std::memory_ord
 
 template <class Entry>
 static const Entry& find_in(const Span<Entry>& list, const char* what, const std::string& name) {
-  std::string have;
   for (const Entry& entry : list) {
     if (name == entry.name) return entry;
-    have += (have.empty() ? "" : ", ") + std::string(entry.name);
   }
+  std::string have;
+  for (const Entry& entry : list) have += (have.empty() ? "" : ", ") + std::string(entry.name);
   throw ValueError(std::string(what) + " must be one of " + have + ", got '" + name + "'");
 }
 

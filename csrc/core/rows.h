@@ -79,7 +79,8 @@ inline size_t tops_bytes(int64_t length) {
 // with `bytes` of scratch, a multiple of 64, which is taken before. No multiple of `unit` rows is cut.
 template <class Loop>
 void split_rows(Call& call, int64_t count, int64_t length, size_t bytes, const Loop& loop, int64_t unit = 1) {
-  constexpr int64_t grain = 16384;  // elements that one thread does in about 10 us: fewer are not worth another
+  // Of cross-entropy, one thread does as many elements in 15 us: twice that takes 46 us, and 37 on two (Zen 3).
+  constexpr int64_t grain = 16384;
   int64_t tasks = count < call.threads ? count : call.threads;
   const int64_t worth = count / (1 + grain / length);
   if (tasks > worth) tasks = worth > 0 ? worth : 1;

@@ -23,7 +23,8 @@ Walk<Operands> plan_walk(const TensorView* const (&views)[Operands], int64_t str
     if (y.shape[d] != 1) order[n++] = d;
   }
   auto step = [&](int d) { return y.strides[d] < 0 ? -y.strides[d] : y.strides[d]; };
-  if (wanted == Order::memory) std::stable_sort(order, order + n, [&](int a, int b) { return step(a) > step(b); });
+  if (wanted == Order::memory && n > 1)
+    std::stable_sort(order, order + n, [&](int a, int b) { return step(a) > step(b); });
 
   Walk<Operands> walk;
   walk.ndim = 0;

@@ -13,15 +13,15 @@ struct Loops {
 
   static void forward(const double* parameters, const Walk<2>& walk, int64_t begin, int64_t end) {
     const Rule rule = make_rule<Rule>(parameters);
-    map<T>(walk, begin, end, [&](V x) { return rule.forward(x); });
+    map<T>(walk, begin, end, [rule](V x) { return rule.forward(x); });
   }
   static void backward(const double* parameters, const Walk<3>& walk, int64_t begin, int64_t end) {
     const Rule rule = make_rule<Rule>(parameters);
-    map<T>(walk, begin, end, [&](V dy, V saved) { return rule.backward(saved, dy); });
+    map<T>(walk, begin, end, [rule](V dy, V saved) { return rule.backward(saved, dy); });
   }
   static void backward_from_input(const double* parameters, const Walk<3>& walk, int64_t begin, int64_t end) {
     const Rule rule = make_rule<Rule>(parameters);
-    map<T>(walk, begin, end, [&](V dy, V x) {
+    map<T>(walk, begin, end, [rule](V dy, V x) {
       if constexpr (Rule::saves_output) return rule.backward(rule.forward(x), dy);
       return rule.backward(x, dy);
     });

@@ -42,9 +42,10 @@ HD T largest_of(const char* x, int64_t begin, int64_t end) {
 
 // Note [exponentials in one pass]
 // A long row does not fit the nearest cache, so its maximum is not looked for beforehand. Each block of 2048 elements
-// is searched (which fetches it) and may raise `top`; its exponentials are taken relative to the top so far and written
-// to e, which may be x itself. tops[block] remembers which top that was: whoever reads e again, while the row is in the
-// second-level cache, multiplies by exp(tops[block] - top). All that depends on the row's values alone.
+// is searched and may raise `top`; its exponentials are taken relative to the top so far and written
+// to e, which may be x itself; meanwhile the next block is fetched, which no hardware does over so long a pause.
+// tops[block] remembers which top that was: whoever reads e again, while the row is in the second-level cache,
+// multiplies by exp(tops[block] - top). All that depends on the row's values alone.
 //
 // also(i, n, z) is given each 16 elements, after also.begin_block(top) and before also.end_block() of their block.
 template <bool store, class T, class Also>
@@ -52,6 +53,7 @@ HD RowSum<T> exponentials(const char* x, char* out, int64_t length, Workspace<T>
   using L = Lanes<Native<T>>;
   const bool near = length <= kRowBlock;
   char* e = near ? work.near : out;
+  const int64_t ahead = near ? 0 : kRowBlock;
   T top = -(T)INFINITY;
   L total(0);
   for (int64_t begin = 0; begin < length; begin += kRowBlock) {
@@ -67,6 +69,7 @@ HD RowSum<T> exponentials(const char* x, char* out, int64_t length, Workspace<T>
     const L shift(top == -(T)INFINITY ? T(0) : top);
     L sum(0);
     for_lanes(begin, end, [&](int64_t i, int n) INNERLOOP_INLINE {
+      for (size_t line = 0; line < L::count * sizeof(T); line += 64) prefetch(x + (i + ahead) * sizeof(T) + line);
       const L z = Row<T>::load(x, i, n, -(T)INFINITY);
       const L exponential = exp_below_1(z - shift);
       if constexpr (store) Row<T>::store(exponential, e, i, near ? L::count : n);

@@ -96,12 +96,12 @@ struct Gelu {
   static constexpr bool saves_output = false;
   template <class V>
   HD V forward(V x) const {
-    return x * normal(x).cdf;
+    return Normal<V>(x).x_cdf();
   }
   template <class V>
   HD V backward(V x, V dy) const {
-    const Normal<V> n = normal(x);
-    return dy * fma(x, n.pdf, n.cdf);
+    const Normal<V> n(x);
+    return dy * fma(x, n.pdf(), n.cdf());
   }
 };
 

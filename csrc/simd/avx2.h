@@ -19,6 +19,20 @@ HD Vec<double, 4> fma(Vec<double, 4> a, Vec<double, 4> b, Vec<double, 4> c) {
 HD Vec<float, 8> sqrt(Vec<float, 8> a) { return (Vec<float, 8>::raw)_mm256_sqrt_ps((__m256)a.v); }
 HD Vec<double, 4> sqrt(Vec<double, 4> a) { return (Vec<double, 4>::raw)_mm256_sqrt_pd((__m256d)a.v); }
 
+// See vector.h.
+HD Vec<float, 8> larger(Vec<float, 8> a, Vec<float, 8> b) {
+  return (Vec<float, 8>::raw)_mm256_max_ps((__m256)a.v, (__m256)b.v);
+}
+HD Vec<float, 8> smaller(Vec<float, 8> a, Vec<float, 8> b) {
+  return (Vec<float, 8>::raw)_mm256_min_ps((__m256)a.v, (__m256)b.v);
+}
+HD Vec<double, 4> larger(Vec<double, 4> a, Vec<double, 4> b) {
+  return (Vec<double, 4>::raw)_mm256_max_pd((__m256d)a.v, (__m256d)b.v);
+}
+HD Vec<double, 4> smaller(Vec<double, 4> a, Vec<double, 4> b) {
+  return (Vec<double, 4>::raw)_mm256_min_pd((__m256d)a.v, (__m256d)b.v);
+}
+
 HD __m256i first_lanes_of_8(int n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }

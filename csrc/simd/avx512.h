@@ -20,6 +20,20 @@ HD Vec<double, 8> fma(Vec<double, 8> a, Vec<double, 8> b, Vec<double, 8> c) {
 HD Vec<float, 16> sqrt(Vec<float, 16> a) { return (Vec<float, 16>::raw)_mm512_maskz_sqrt_ps(0xffff, (__m512)a.v); }
 HD Vec<double, 8> sqrt(Vec<double, 8> a) { return (Vec<double, 8>::raw)_mm512_maskz_sqrt_pd(0xff, (__m512d)a.v); }
 
+// See vector.h.
+HD Vec<float, 16> larger(Vec<float, 16> a, Vec<float, 16> b) {
+  return (Vec<float, 16>::raw)_mm512_maskz_max_ps(0xffff, (__m512)a.v, (__m512)b.v);
+}
+HD Vec<float, 16> smaller(Vec<float, 16> a, Vec<float, 16> b) {
+  return (Vec<float, 16>::raw)_mm512_maskz_min_ps(0xffff, (__m512)a.v, (__m512)b.v);
+}
+HD Vec<double, 8> larger(Vec<double, 8> a, Vec<double, 8> b) {
+  return (Vec<double, 8>::raw)_mm512_maskz_max_pd(0xff, (__m512d)a.v, (__m512d)b.v);
+}
+HD Vec<double, 8> smaller(Vec<double, 8> a, Vec<double, 8> b) {
+  return (Vec<double, 8>::raw)_mm512_maskz_min_pd(0xff, (__m512d)a.v, (__m512d)b.v);
+}
+
 template <>
 HD Vec<float, 16> load_partial<Vec<float, 16>>(const void* p, int n) {
   return (Vec<float, 16>::raw)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);

@@ -39,19 +39,13 @@ HD V lane_numbers() {
   return V::load(number);
 }
 
-// The larger of two, and b where a is NaN: one instruction on x86.
-template <class V>
-HD V larger(V a, V b) {
-  return select(a > b, a, b);
-}
-
 // e^x where x <= 0, in the bits of exp(x): no overflow to look after. Where the result is 0 (masked logits, unused
 // lanes) nothing underflows on the way, which would take a processor a hundred cycles.
 template <class V>
 HD V exp_below_1(V x) {
   const auto is_0 = x <= V(Format<typename V::scalar>::exp_min);
   const Exponential<V> e = exponential(select(is_0, V(0), x));
-  return select(is_0, V(0), e.scale(V(1) + e.s));
+  return select(is_0, V(0), e.scale_down(V(1) + e.s));
 }
 
 template <class V>

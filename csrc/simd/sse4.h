@@ -16,6 +16,20 @@ HD Vec<double, 2> fma(Vec<double, 2> a, Vec<double, 2> b, Vec<double, 2> c) { re
 HD Vec<float, 4> sqrt(Vec<float, 4> a) { return (Vec<float, 4>::raw)_mm_sqrt_ps((__m128)a.v); }
 HD Vec<double, 2> sqrt(Vec<double, 2> a) { return (Vec<double, 2>::raw)_mm_sqrt_pd((__m128d)a.v); }
 
+// See vector.h.
+HD Vec<float, 4> larger(Vec<float, 4> a, Vec<float, 4> b) {
+  return (Vec<float, 4>::raw)_mm_max_ps((__m128)a.v, (__m128)b.v);
+}
+HD Vec<float, 4> smaller(Vec<float, 4> a, Vec<float, 4> b) {
+  return (Vec<float, 4>::raw)_mm_min_ps((__m128)a.v, (__m128)b.v);
+}
+HD Vec<double, 2> larger(Vec<double, 2> a, Vec<double, 2> b) {
+  return (Vec<double, 2>::raw)_mm_max_pd((__m128d)a.v, (__m128d)b.v);
+}
+HD Vec<double, 2> smaller(Vec<double, 2> a, Vec<double, 2> b) {
+  return (Vec<double, 2>::raw)_mm_min_pd((__m128d)a.v, (__m128d)b.v);
+}
+
 // The products of the low halves.
 HD Vec<uint64_t, 2> multiply_low(Vec<uint64_t, 2> a, Vec<uint64_t, 2> b) {
   return (Vec<uint64_t, 2>::raw)_mm_mul_epu32((__m128i)a.v, (__m128i)b.v);

@@ -104,6 +104,17 @@ HD Vec<T, N> select(Mask<T, N> mask, Vec<T, N> a, Vec<T, N> b) {
   return mask.m ? a.v : b.v;
 }
 
+// The larger or smaller of two, and b where either is NaN or both are equal: the instructions of x86, which its files
+// name where the compiler does not find them.
+template <class V>
+HD V larger(V a, V b) {
+  return select(a > b, a, b);
+}
+template <class V>
+HD V smaller(V a, V b) {
+  return select(a < b, a, b);
+}
+
 // The same bits read as unsigned integers, and back.
 template <class V>
 HD typename V::bits_type bits(V a) {

@@ -49,35 +49,18 @@ def _document(
     return f"{inspect.cleandoc(summary or '')}\n\nParameters\n----------\n{listed}\n{_RETURNS}"
 
 
-def _keyword(name: str, default: Any = None) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-
-
 def _public(native: Callable[..., Any], name: str, arrays: list[str], extra: list[str]) -> Any:
     """A function `name`(*arrays, **parameters, *, extra...) over `native`, documented."""
     entry = ACTIVATIONS[name.removesuffix("_backward")]
-    positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    signature = inspect.Signature(
-        [inspect.Parameter(a, positional) for a in arrays]
-        + [inspect.Parameter(p, positional, default=d) for p, d in entry.parameters.items()]
-        + [_keyword(e) for e in extra]
-    )
-
-    def function(*args: Any, **kwargs: Any) -> Any:
-        if len(args) != len(arrays) or not kwargs.keys() <= {*extra}:
-            try:
-                bound = signature.bind(*args, **kwargs).arguments
-            except TypeError as error:
-                raise TypeError(f"{name}{signature}: {error}") from None
-        else:
-            bound = kwargs
-        parameters = {p: bound[p] for p in entry.parameters if p in bound}
-        values = args if bound is kwargs else [bound[a] for a in arrays]
-        return native(entry.name, *values, parameters, *(bound.get(e) for e in extra))
-
-    function.__name__ = function.__qualname__ = name
-    function.__signature__ = signature  # type: ignore[attr-defined]
-    function.__module__ = __name__
+    taken = [*arrays, *(f"{p}={default!r}" for p, default in entry.parameters.items())]
+    taken += ["*", *(f"{e}=None" for e in extra)]
+    given = ", ".join(f"{p!r}: {p}" for p in entry.parameters)
+    passed = ", ".join([repr(entry.name), *arrays, f"{{{given}}}", *extra])
+    # From source, as the standard library makes its dataclasses: a signature that was bound at each
+    # call would take longer than the rest of a small one.
+    scope = {"native": native, "__name__": __name__}
+    exec(f"def {name}({', '.join(taken)}):\n    return native({passed})", scope)
+    function: Any = scope[name]
     summary = (entry.forward if name == entry.name else entry.backward).__doc__
     function.__doc__ = _document(summary, arrays, entry.parameters, extra)
     return function

@@ -9,9 +9,11 @@ from . import _core
 
 __all__ = [
     "backends",
+    "empty_cache",
     "get_num_threads",
     "info",
     "isas",
+    "set_cache_limit",
     "set_num_threads",
     "use_backend",
     "use_isa",
@@ -117,6 +119,29 @@ def get_num_threads() -> int:
     return _core.get_num_threads()
 
 
+def set_cache_limit(bytes: int) -> None:
+    """Bound the memory of freed outputs that is kept for the next ones; 0 keeps none.
+
+    A fresh array of tens of MB costs more in page faults than the kernel that fills it, so results
+    are made in the memory of earlier ones that have been freed. The first limit is a sixteenth of
+    the machine's memory, or of what its cgroup allows. Memory above the limit is given back at
+    once. ``info()`` tells the limit and what is kept.
+
+    Raises
+    ------
+    TypeError
+        If `bytes` is not an integer.
+    ValueError
+        If it is negative or does not fit into 64 bits.
+    """
+    _core.set_buffer_cache_limit(bytes)
+
+
+def empty_cache() -> None:
+    """Give the memory of freed outputs that is kept for the next ones back to the system."""
+    _core.buffer_cache_clear()
+
+
 def info() -> dict[str, Any]:
     """Return version, instruction sets, backend, threads and the buffer cache's fill, as a dict."""
     from . import __version__
@@ -129,5 +154,5 @@ def info() -> dict[str, Any]:
         "backends": backends(),
         "num_threads": _core.get_num_threads(),
         "buffer_cache_bytes": _core.buffer_cache_held(),
-        "buffer_cache_limit": _core.buffer_cache_limit(None),
+        "buffer_cache_limit": _core.buffer_cache_limit(),
     }
