@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -102,7 +103,7 @@ class Result:
     timings: dict[str, Timing]
     limit: float = 0.0  # seconds
     bound: str = "memory"  # or arithmetic: which of them is the limit
-    mood: dict[str, float | None] = field(default_factory=dict)  # the machine's, just before
+    mood: dict[str, Any] = field(default_factory=dict)  # the machine's, just before
 
     @property
     def seconds(self) -> float:
