@@ -186,7 +186,7 @@ def _measured(noun: str, options: argparse.Namespace, beside: Peers) -> dict[str
         share = (NOUNS[noun] - (time.monotonic() - start)) / left
         settings = Settings(options.seconds or min(max(share, 0.4), 3.0))
         settings = Settings.quick() if options.quick else settings
-        results.append(_undisturbed(case, settings, limits, 1 if options.quick else 4))
+        results.append(_undisturbed(case, settings, limits, 1 if options.quick else 2))
     for result in results:  # now that the limits are known best
         when = mode(result.mood["round_trip_ns"])
         result.limit, result.bound = limits.bound(result.case, when)
@@ -204,7 +204,7 @@ def _measured(noun: str, options: argparse.Namespace, beside: Peers) -> dict[str
 def _undisturbed(case: Case, settings: Settings, limits: Limits, tries: int) -> Result:
     """Measure a case, again where another process took a core before or meanwhile."""
     for _ in range(tries):
-        mood = limits.settled(case.dtype, tries)
+        mood = limits.settled(case.dtype, 2 * tries - 1)
         limits.bandwidth(case.footprint, mode(mood["round_trip_ns"]), again=True)
         result = measure(case, settings)
         result.mood = mood | {"disturbed": limits.settled(case.dtype, 1)["disturbed"]}

@@ -16,7 +16,7 @@ from .harness import Case
 DTYPES = ("float32", "float64")
 KINDS = {"read": "read", "copy": "copy", "stream": "copy around the caches", "update": "update"}
 ALONE = "no two free cores"
-PAUSE = 0.03  # seconds between looks at a disturbed machine
+PAUSE = 0.06  # seconds after others have run, and between looks at a disturbed machine
 Mood = dict[str, Any]
 CACHES = (1 << 15, 1 << 18, 1 << 23)  # bytes that fit in two cores' L1, L2, L3
 
@@ -84,7 +84,7 @@ class Limits:
     def settled(self, dtype: str, tries: int) -> Mood:
         """Return the machine's mood when nobody disturbs it, or the last one of so many tries."""
         for _ in range(tries):
-            time.sleep(PAUSE)  # PyTorch's workers spin for a while after a call
+            time.sleep(PAUSE)
             mood = self.mood(dtype)
             if not mood["disturbed"]:
                 break
