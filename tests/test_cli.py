@@ -351,9 +351,12 @@ def test_bench_all_compare_plot(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "noun was 'linear' and is 'activations'" in capsys.readouterr().err
 
 
+MOOD = {"round_trip_ns": 90, "disturbed": False}
+
+
 def _record(seconds: list[float], **changed: Any) -> dict[str, Any]:
     median = sorted(seconds)[len(seconds) // 2]
-    case = {"group": "g", "case": "c", "mood": {"round_trip_ns": changed.pop("trip", 90)}}
+    case = {"group": "g", "case": "c", "mood": dict(MOOD, **changed.pop("mood", {}))}
     case["seconds"] = {n: {"median": median, "rounds": seconds} for n in ("innerloop", "torch")}
     context = {"processor": "p", "isa": "v3", "threads": 2, "commit": "abc"} | changed
     return {"noun": "n", "quick": False, "context": context, "cases": [case]}
@@ -365,7 +368,12 @@ def _record(seconds: list[float], **changed: Any) -> dict[str, Any]:
         (_record([4.0, 4.1, 4.2]), _record([2.0, 2.1, 2.2]), "1 faster"),
         (_record([2.0, 2.1, 2.2]), _record([4.0, 4.1, 4.2]), "1 slower"),
         (_record([2.0, 3.0, 4.0]), _record([2.5, 3.5, 4.5]), "1 as before"),
-        (_record([4.0] * 3), _record([2.0] * 3, trip=490), "not compared: cores share a cache"),
+        (
+            _record([4.0] * 3),
+            _record([2.0] * 3, mood={"round_trip_ns": 490}),
+            "not compared: cores share a cache",
+        ),
+        (_record([4.0] * 3), _record([2.0] * 3, mood={"disturbed": True}), "disturbed by others"),
     ],
 )
 def test_bench_compare(

@@ -27,6 +27,8 @@ def refusals(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def verdict(old: dict[str, Any], new: dict[str, Any]) -> str:
     """Say what became of a case, from the middle three fifths of both runs' rounds."""
+    if any(case["mood"].get("disturbed") for case in (old, new)):
+        return "not compared: disturbed by others"
     modes = [mode(case["mood"]["round_trip_ns"]) for case in (old, new)]
     if modes[0] != modes[1]:
         return f"not compared: {modes[0]} then, {modes[1]} now"

@@ -169,9 +169,11 @@ def _clip(beside: Peers, size: tuple[int, int]) -> Case:
         return il.clip_grad_norm(grads, 2 * norm)
 
     def check() -> None:
-        for total in (run(), *(float(peer()) for peer in peers.values())):
-            # PyTorch sums 32 million elements in float32.
-            assert abs(float(total) / norm - 1) < 1e-3, f"the norm is {total}, not {norm}"
+        ours = float(run())
+        assert abs(ours / norm - 1) < 1e-5, f"the norm is {ours}, not {norm}"
+        for peer in peers.values():  # PyTorch's, in float32, is 0.2% off for 32 million elements
+            theirs = float(peer())
+            assert abs(theirs / norm - 1) < 1e-2, f"a peer's norm is {theirs}, not {norm}"
 
     nbytes = float(sum(g.nbytes for g in grads))
     title = f"clip_grad_norm, {_described(size)}"

@@ -59,7 +59,9 @@ def report(results: list[Result], about: dict[str, Any], markdown: bool) -> None
         rows.append(["geometric mean", "", *mean, "", ""])
         columns = ["", OURS, *names, "rate", "of limit"]
         show_table(group, columns, rows, markdown=markdown)
-    show_lines(context_lines(about), markdown)
+    disturbed = sum(bool(r.mood.get("disturbed")) for r in results)
+    marked = [f"*: {disturbed} cases that another process disturbed, measure them again"]
+    show_lines([*(marked if disturbed else []), *context_lines(about)], markdown)
 
 
 def show_lines(lines: list[str], markdown: bool) -> None:
@@ -73,7 +75,8 @@ def show_lines(lines: list[str], markdown: bool) -> None:
 
 def _row(result: Result, names: list[str]) -> list[str]:
     ours, case = result.timings[OURS], result.case
-    cells = [f"{case.name}{case.note and ', '}{case.note}"]
+    star = " *" if result.mood.get("disturbed") else ""
+    cells = [f"{case.name}{case.note and ', '}{case.note}{star}"]
     cells.append(f"{human_time(ours.median)} ±{ours.spread:.0%}")
     for name in names:
         ratio = result.ratio(name)

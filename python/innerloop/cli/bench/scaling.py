@@ -170,8 +170,8 @@ def run(about: dict[str, Any], options: argparse.Namespace) -> int:
     columns = ["work", "size", "time", "for each"]
     show_table("time as work grows", columns, rows, markdown=options.markdown)
     threads, slower = _threads(each, options.markdown)
-    lines += slower
-    show_lines(lines or [f"no cliffs: no step of more than {CLIFF} times"], options.markdown)
+    lines = [*(lines or [f"no cliffs: no step of more than {CLIFF} times"]), *slower]
+    show_lines(lines, options.markdown)
     if options.json:
         record = {"noun": "scaling", "quick": options.quick, "context": about, "threads": threads}
         record["sweeps"] = [
