@@ -270,7 +270,7 @@ def test_a_tensor_is_read_anew_in_every_call() -> None:
     optimizer.step(grad)
     assert torch.equal(param, torch.full((6,), 4.0))
     param.resize_(7)
-    with pytest.raises(ValueError, match="grads must have shape"):
+    with pytest.raises(ValueError, match="grads must have the shape"):
         optimizer.step(grad)
     freed = torch.ones(6)
     freed.untyped_storage().resize_(0)
