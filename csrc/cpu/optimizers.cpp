@@ -94,9 +94,8 @@ struct Loops {
     }
   }
 
-  // Whole rounding blocks, the states in bfloat16. They are rounded after each block: in one loop, what waits for
-  // roots and quotients would fill the registers, and little of the rest ran beside them (17 ns for 16 elements of
-  // Adam against 12).
+  // Whole rounding blocks, the states in bfloat16. They are rounded after each block, not in one loop with the update:
+  // there half the samples of a profile of Adam waited for its root and quotient, with little beside them to do.
   template <unsigned Used>
   static void run_rounded(const StepScalars& scalars, char* const* operands, const uint64_t* keys, int64_t first,
                           int64_t n) {
