@@ -125,6 +125,9 @@ struct State {
 
 constexpr int kMaxOperands = 2 + kMaxStates;  // of a step: param, grad and the states
 
+// Elements of a state in fewer bits that share a key of stochastic rounding, and of 8 bits a scale: rules/rounding.h.
+constexpr int kRoundingBlock = 256;
+
 // The numbers of one step: `factor` multiplies the gradients (unscaled, clipped, negated to maximize), `l1` is the L1
 // penalty; the rest, in the types that the rule likes, is filled by `prepare` and read by the loops.
 struct StepScalars {
@@ -139,6 +142,10 @@ struct OptimizerKernels {
   void (*flat)(const StepScalars& scalars, unsigned used, char* const* operands, int64_t begin, int64_t end);
   void (*strided)(const StepScalars& scalars, unsigned used, const Walk<kMaxOperands>& operands, int64_t begin,
                   int64_t end);
+  // float32 with states in bfloat16, which are rounded stochastically by keys[state] (StateKernels): n elements that
+  // lie end to end, of which the first is element `first` of its array; both are multiples of kRoundingBlock.
+  void (*rounded)(const StepScalars& scalars, unsigned used, char* const* operands, const uint64_t* keys, int64_t first,
+                  int64_t n);
 };
 
 struct Optimizer {
@@ -169,7 +176,7 @@ struct StorageKernels {
 };
 
 // Optimizer states in fewer bits, and a float32 in two halves. All arrays are contiguous and start at element 0; begin
-// is a multiple of kRoundingBlock (rules/rounding.h), and the float32 side holds the elements [begin, end) alone.
+// is a multiple of kRoundingBlock, and the float32 side holds the elements [begin, end) alone.
 struct StateKernels {
   // Rounded stochastically, with random bits from `key` and the element's place.
   void (*round_bf16)(const float* from, int64_t begin, int64_t end, uint64_t key, char* to);

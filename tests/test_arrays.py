@@ -252,3 +252,53 @@ def test_a_negated_view_is_refused() -> None:
     with pytest.raises(TypeError, match=r"x must be .* negated view: call resolve_neg\(\)"):
         il.identity(negated)
     assert torch.equal(il.identity(negated.resolve_neg()), negated)
+
+
+def test_tensors_that_cannot_be_read_in_place_are_refused() -> None:
+    torch = pytest.importorskip("torch")
+    for tensor in (torch.ones(3).to_sparse(), torch.ones(3, device="meta")):
+        with pytest.raises(TypeError, match="x must be an array that can be read in place"):
+            il.relu(tensor)
+
+
+def test_a_tensor_is_read_anew_in_every_call() -> None:
+    torch = pytest.importorskip("torch")
+    param, grad = torch.ones(6), torch.ones(6)
+    optimizer = il.SGD(param, lr=1.0)
+    optimizer.step(grad)
+    param.data = torch.full((6,), 5.0)  # moved
+    optimizer.step(grad)
+    assert torch.equal(param, torch.full((6,), 4.0))
+    param.resize_(7)
+    with pytest.raises(ValueError, match="grads must have the shape"):
+        optimizer.step(grad)
+    freed = torch.ones(6)
+    freed.untyped_storage().resize_(0)
+    with pytest.raises(TypeError, match="grads must be an array that can be read in place"):
+        optimizer.step(freed)
+    grad.requires_grad_()
+    with pytest.raises(TypeError, match="requires grad"):
+        optimizer.step(grad)
+
+
+def test_a_tensor_type_that_overrides_dlpack_is_asked() -> None:
+    torch = pytest.importorskip("torch")
+
+    class Doubled(torch.Tensor):
+        def __dlpack__(self, **options: Any) -> Any:
+            return (self.as_subclass(torch.Tensor) * 2).__dlpack__(**options)
+
+    x = torch.arange(3.0)
+    np.testing.assert_array_equal(np.asarray(il.relu(x)), [0, 1, 2])
+    np.testing.assert_array_equal(np.asarray(il.relu(x.as_subclass(Doubled))), [0, 2, 4])
+
+
+def test_a_call_keeps_no_tensor() -> None:
+    torch = pytest.importorskip("torch")
+    memory = np.ones(1000, np.float32)
+    before = sys.getrefcount(memory)
+    x = torch.from_numpy(memory)
+    for _ in range(3):
+        il.relu(x)
+    del x
+    assert sys.getrefcount(memory) == before

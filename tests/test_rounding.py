@@ -43,6 +43,31 @@ def test_bfloat16_is_right_on_average() -> None:
     assert 0.3 < np.mean(_core.round_bfloat16(x, KEY) == other) < 0.7  # 0.625 of independent draws
 
 
+def test_bfloat16_of_every_nan_is_nan(isa: str) -> None:
+    payloads = np.array([0x7FC00000, 0x7FFFFFFF, 0x7F810000, 0xFFC00001, 0xFFFFFFFF], np.uint32)
+    x = np.repeat(payloads, 100).view(np.float32)
+    assert np.isnan(rounding.from_bfloat16(_core.round_bfloat16(x, KEY))).all()
+
+
+def test_random_halves_are_even_and_unrelated() -> None:
+    n = 1 << 17
+    keys = [rounding.state_key(KEY, state) for state in (0, 1)]
+    first, second = (rounding.random_halves(n, key).astype(np.float64) for key in keys)
+    # 1,024 bins of 128 each: chi-squared over its degrees of freedom is 1 within 5 deviations.
+    for halves in (first, second, first[0::2], first[1::2]):
+        observed = np.bincount((halves / 64).astype(int), minlength=1024)
+        expected = halves.size / 1024
+        chi = ((observed - expected) ** 2).sum() / expected / 1023
+        assert abs(chi - 1) < 5 * np.sqrt(2 / 1023)
+    # Neighbours, the halves of one hash, the next block, the other state: no relation.
+    pairs = [(first[:-lag], first[lag:]) for lag in (1, 2, 8, 16, rounding.BLOCK)]
+    for a, b in [*pairs, (first[0::2], first[1::2]), (first, second)]:
+        assert abs(np.corrcoef(a, b)[0, 1]) < 5 / np.sqrt(a.size)
+    # Each bit is set half the time.
+    for bit in range(16):
+        assert abs(np.mean(first.astype(int) >> bit & 1) - 0.5) < 5 * 0.5 / np.sqrt(n)
+
+
 @pytest.mark.parametrize("negatives", [False, True])
 @pytest.mark.parametrize("n", SIZES)
 def test_8_bits_are_the_references(isa: str, n: int, negatives: bool) -> None:

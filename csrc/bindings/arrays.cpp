@@ -86,9 +86,23 @@ std::atomic<bool> use_reference{false};
 
 }  // namespace
 
+// A tensor that no autograd follows and whose memory is as it lies there, by the short way; null for any other array.
+static py::object lent_tensor(py::handle value) {
+  try {
+    if (!has_exchange(value)) return {};
+    const py::object follows = py::getattr(value, "requires_grad", py::none());
+    if (!follows.is(py::handle(Py_False)) || !value.attr("is_neg")().is(py::handle(Py_False))) return {};
+    return from_dlpack(value, bfloat16());
+  } catch (const std::exception&) {
+    return {};  // to_numpy says why, and names the argument
+  }
+}
+
 py::object as_ndarray(py::handle value, const char* name) {
   py::object object = py::reinterpret_borrow<py::object>(value);
-  return is_ndarray(value) ? object : helper("to_numpy")(object, name);
+  if (is_ndarray(value)) return object;
+  py::object tensor = lent_tensor(value);
+  return tensor ? tensor : helper("to_numpy")(object, name);
 }
 
 void read_view(py::handle ndarray, const char* name, TensorView& v) {

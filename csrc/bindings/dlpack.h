@@ -12,6 +12,9 @@ namespace py = pybind11;
 // name for, and for a capsule that contradicts itself.
 py::array from_dlpack(py::handle value, const py::dtype& bfloat16);
 
+// Whether its type lends tensors by a C function, without a call into Python.
+bool has_exchange(py::handle value);
+
 void bind_dlpack(py::module_& m);
 
 }  // namespace innerloop

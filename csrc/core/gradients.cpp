@@ -73,7 +73,10 @@ void GradientNorm::Gradient::with_walk(bool in_order, const F& f) const {
 double GradientNorm::sum_squares(Call& call, double scale) const {
   const std::vector<Block> blocks = blocks_of(gradients);
   double* sums = call.array<double>((int64_t)blocks.size());
-  run_blocks(call, blocks, [&](size_t i, const Block& b) {
+  run_blocks(call, blocks, [&](size_t from_end, const Block&) {
+    // The last first: whoever reads the gradients next, from the front, finds those in the cache.
+    const size_t i = blocks.size() - 1 - from_end;
+    const Block& b = blocks[i];
     const Gradient& g = gradients[b.gradient];
     g.with_walk(true, [&](const Walk<1>& x) {
       if (g.half == nullptr) {

@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t kPiece = 65536;  // elements of a task: some 10 us of memory traffic, and few enough to stay even
 constexpr int64_t kGrain = 16384;  // elements that one thread does in about 10 us: below two, the caller does them
-constexpr int64_t kEven = 256;     // pieces begin on multiples of this: a vector's width, a block of 8-bit codes
+constexpr int64_t kEven = kRoundingBlock;  // pieces begin on multiples of this
 
 }  // namespace
 

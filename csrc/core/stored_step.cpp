@@ -39,6 +39,7 @@ StoredStep::StoredStep(const TensorView* views, unsigned used, const TensorView*
     o.walk = walk_unless_contiguous(t);
     return o;
   };
+  states_in_bfloat16 = used >> 2 != 0;
   for (int op = 0; op < kMaxOperands; op++) {
     if ((used >> op & 1) == 0) continue;
     operands[op] = stored(views[op]);
@@ -48,6 +49,7 @@ StoredStep::StoredStep(const TensorView* views, unsigned used, const TensorView*
     operands[op].scales = scales[op - 2].data;
     if (views[op].dtype == Dtype::u8) operands[op].kind = Kind::in_8_bits;
     if (views[op].dtype == Dtype::bf16) operands[op].kind = Kind::stochastic;
+    states_in_bfloat16 &= views[op].dtype == Dtype::bf16;
   }
   if (master == nullptr) return;
   if (master->dtype == Dtype::f32) {
@@ -98,19 +100,30 @@ void StoredStep::run(const OptimizerKernels& kernel, const StepScalars& scalars,
   constexpr int64_t chunk = 1024;  // a multiple of the rounding block
   alignas(64) float scratch[kMaxOperands][chunk + 16];
   char* at[kMaxOperands];
-  for (; begin < end; begin += chunk) {
-    const int64_t stop = end - begin < chunk ? end : begin + chunk;
+  uint64_t keys[kMaxStates];
+  for (int s = 0; s < kMaxStates; s++) keys[s] = operands[2 + s].key;
+  const bool in_place =
+      states_in_bfloat16 && operands[0].kind == Kind::in_place && operands[1].kind == Kind::in_place && !has_copy;
+  for (int64_t n; begin < end; begin += n) {
+    n = in_place || end - begin < chunk ? end - begin : chunk;
+    // States in bfloat16 are rounded by the kernel itself, but for a last part of a rounding block.
+    const bool rounded = states_in_bfloat16 && n >= kRoundingBlock;
+    if (rounded) n -= n % kRoundingBlock;
+    auto is_converted = [&](const Operand& o) {
+      return o.kind > Kind::in_place && !(rounded && o.kind == Kind::stochastic);
+    };
     for (int op = 0; op < kMaxOperands; op++) {
       const Operand& o = operands[op];
-      at[op] =
-          o.kind == Kind::in_place ? o.data + begin * (int64_t)sizeof(float) : reinterpret_cast<char*>(scratch[op]);
-      if (o.kind > Kind::in_place) widen(o, begin, stop, scratch[op]);
+      at[op] = o.kind == Kind::unused ? nullptr : o.data + begin * (int64_t)dtype_size(o.dtype);
+      if (!is_converted(o)) continue;
+      at[op] = reinterpret_cast<char*>(scratch[op]);
+      widen(o, begin, begin + n, scratch[op]);
     }
-    kernel.flat(scalars, used, at, 0, stop - begin);
+    rounded ? kernel.rounded(scalars, used, at, keys, begin, n) : kernel.flat(scalars, used, at, 0, n);
     for (int op = 0; op < kMaxOperands; op++) {
-      if (op != 1 && operands[op].kind > Kind::in_place) narrow(operands[op], scratch[op], begin, stop);
+      if (op != 1 && is_converted(operands[op])) narrow(operands[op], scratch[op], begin, begin + n);
     }
-    if (has_copy) narrow(copy, reinterpret_cast<const float*>(at[0]), begin, stop);
+    if (has_copy) narrow(copy, reinterpret_cast<const float*>(at[0]), begin, begin + n);
   }
 }
 

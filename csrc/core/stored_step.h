@@ -34,7 +34,8 @@ class StoredStep {
     std::unique_ptr<Walk<1>> lower_walk;
   };
   Operand operands[kMaxOperands];
-  bool has_copy = false;  // param itself is written beside its master
+  bool states_in_bfloat16;  // there are some, and no others
+  bool has_copy = false;    // param itself is written beside its master
   Operand copy;
 
   void widen(const Operand& operand, int64_t begin, int64_t end, float* to) const;

@@ -2,8 +2,8 @@
 #include "rules/optimizers.h"
 
 #include "cpu/elementwise.h"
+#include "cpu/rounding.h"
 #include "cpu/tables.h"
-#include "simd/simd.h"
 
 namespace innerloop::INNERLOOP_ISA {
 namespace {
@@ -94,6 +94,31 @@ struct Loops {
     }
   }
 
+  // Whole rounding blocks, the states in bfloat16. They are rounded after each block, not in one loop with the update:
+  // there half the samples of a profile of Adam waited for its root and quotient, with little beside them to do.
+  template <unsigned Used>
+  static void run_rounded(const StepScalars& scalars, char* const* operands, const uint64_t* keys, int64_t first,
+                          int64_t n) {
+    const Numbers numbers(scalars);
+    char* at[2 + states];
+    for (int op = 0; op < 2 + states; op++) at[op] = operands[op];
+    alignas(64) float kept[states + 1][kRoundingBlock + 16];
+    for (int64_t block = 0; block < n; block += kRoundingBlock) {
+      for (int i = 0; i < kRoundingBlock; i += V::lanes) {
+        update<Used>(
+            numbers,
+            [&](int op) {
+              return op < 2 ? V::load(at[op] + (block + i) * size) : load_as<Bfloat16>(at[op] + (block + i) * 2);
+            },
+            [&](V v, int op) { v.store(op < 2 ? (void*)(at[op] + (block + i) * size) : (void*)(kept[op - 2] + i)); });
+      }
+      for (int s = 0; s < states; s++) {
+        if ((Used >> s & 1) == 0) continue;
+        round_block(kept[s], kRoundingBlock, random_block(keys[s], first + block), at[2 + s] + block * 2);
+      }
+    }
+  }
+
   // f(Used) for the `used` of this call: one loop each for every set of states that the rule can be asked to use.
   template <unsigned Used = 0, class F>
   static HD void with(unsigned used, const F& f) {
@@ -128,7 +153,14 @@ struct Loops {
     });
   }
 
-  static constexpr OptimizerKernels kernels = {prepare, flat, strided};
+  static void rounded(const StepScalars& scalars, unsigned used, char* const* operands, const uint64_t* keys,
+                      int64_t first, int64_t n) {
+    if constexpr (sizeof(T) == sizeof(float) && states > 0) {
+      with(used, [&](auto u) { run_rounded<u()>(scalars, operands, keys, first, n); });
+    }
+  }
+
+  static constexpr OptimizerKernels kernels = {prepare, flat, strided, rounded};
 };
 
 template <class Rule>

@@ -3,9 +3,9 @@
 #include "simd/storage.h"
 
 #include "cpu/elementwise.h"
+#include "cpu/rounding.h"
 #include "cpu/rows.h"
 #include "cpu/tables.h"
-#include "rules/rounding.h"
 
 namespace innerloop::INNERLOOP_ISA {
 namespace {
@@ -75,21 +75,14 @@ struct Copies {
   }
 };
 
-// Calls body(i, n, random) for each vector of [begin, end), n of its lanes in use.
+// Calls body(i, n, random) for each vector of the block [begin, end), n of its lanes in use.
 template <class Body>
 void for_random(int64_t begin, int64_t end, uint64_t key, const Body& body) {
-  using V = Native<float>;
-  using B = V::bits_type;
-  B lanes;
-  for (int i = 0; i < V::lanes; i++) lanes.v[i] = (uint32_t)i;
-  for (int64_t block = begin; block < end; block += kRoundingBlock) {
-    const uint32_t here = block_key(key, (uint64_t)block / kRoundingBlock);
-    const int count = end - block < kRoundingBlock ? (int)(end - block) : kRoundingBlock;
-    for (int i = 0; i < count; i += V::lanes) {
-      const int n = count - i < V::lanes ? count - i : V::lanes;
-      body(block + i, n, random_bits(here, lanes + B((uint32_t)i)));
-    }
-  }
+  constexpr int lanes = Words::lanes;
+  auto random = random_block(key, begin);
+  int64_t i = begin;
+  for (; i + lanes <= end; i += lanes) body(i, lanes, random.next());
+  if (i < end) body(i, (int)(end - i), random.next());
 }
 
 constexpr float kLargestFloat = 3.40282347e38f;
@@ -107,10 +100,10 @@ struct States {
   static HD V load(const float* p, int n) { return n == V::lanes ? V::load(p) : load_partial<V>(p, n); }
 
   static void round_bf16(const float* from, int64_t begin, int64_t end, uint64_t key, char* to) {
-    for_random(begin, end, key, [&](int64_t i, int n, B random) INNERLOOP_INLINE {
-      const Halves h = narrow_bits(to_bfloat16(load(from + (i - begin), n), random));
-      copy_lanes(to + i * 2, &h, n, 2);
-    });
+    for (int64_t block = begin; block < end; block += kRoundingBlock) {
+      const int count = end - block < kRoundingBlock ? (int)(end - block) : kRoundingBlock;
+      round_block(from + (block - begin), count, random_block(key, block), to + block * 2);
+    }
   }
 
   template <bool negatives>
@@ -207,7 +200,7 @@ struct Split {
       for (int64_t i = 0; i < n; i += V::lanes) {
         const V x = States::load(from + i, n - i < V::lanes ? (int)(n - i) : V::lanes);
         const B b = bits(select(x != x, from_bits<V>((bits(x) | B(0x400000)) & ~B(0xffff)), x));
-        const Halves h = narrow_bits((b + B(0x8000)) >> 16), l = narrow_bits(b);
+        const Halves h = narrow_bits((b + B(0x8000)) >> 16), l = narrow_bits(b & B(0xffff));
         memcpy(high + i, &h, sizeof h);
         memcpy(low + i, &l, sizeof l);
       }

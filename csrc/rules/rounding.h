@@ -2,12 +2,10 @@
 // distance to each. The random bits are a function of a key and of the element's place, so a run can be repeated.
 #pragma once
 
+#include "kernels.h"
 #include "simd/vector.h"
 
 namespace innerloop::INNERLOOP_ISA {
-
-// Elements that share a key, and an 8-bit state's scale.
-constexpr int kRoundingBlock = 256;
 
 // The finaliser of MurmurHash3 for 32 bits (A. Appleby, in the public domain): every input bit flips half the output's.
 template <class B>
@@ -25,18 +23,29 @@ HD uint32_t block_key(uint64_t key, uint64_t block) {
   return (uint32_t)((z ^ (z >> 31)) >> 32);
 }
 
-// 32 random bits for each of a block's elements `index`.
+// 32 random bits a lane for the numbers first, first + 1 ... of a block, and then for those that follow: of an element
+// in 8 bits each, or of two in bfloat16, of which the even one takes the lower 16.
 template <class B>
-HD B random_bits(uint32_t key, B index) {
-  return mixed(B(key) + index * B(0x9e3779b9));
-}
+struct RandomBits {
+  B counter;
 
-// The upper 16 bits of x, a bfloat16, rounded stochastically; in each lane's lower half.
+  HD RandomBits(uint32_t key, B first) : counter(B(key) + first * B(kStep)) {}
+  HD B next() {
+    const B now = counter;
+    counter = counter + B(kStep * (uint32_t)B::lanes);
+    return mixed(now);
+  }
+
+ private:
+  static constexpr uint32_t kStep = 0x9e3779b9;  // 2^32 by the golden ratio, odd
+};
+
+// The upper 16 bits of x, a bfloat16, rounded stochastically by as many random ones; both in each lane's lower half. A
+// NaN is truncated: it has bits there, as every NaN that comes of arithmetic.
 template <class V>
 HD typename V::bits_type to_bfloat16(V x, typename V::bits_type random) {
   using B = typename V::bits_type;
-  const V up = from_bits<V>(bits(x) + (random >> 16)), quiet = from_bits<V>(bits(x) | B(0x400000));
-  return bits(select(x != x, quiet, up)) >> 16;
+  return (bits(x) + bits(select(x == x, from_bits<V>(random), from_bits<V>(B(0))))) >> 16;
 }
 
 // Note [8-bit codes]

@@ -13,8 +13,31 @@ struct Float16 {};
 using Halves = typename Raw<uint16_t, Native<float>::lanes>::type;
 using Words = typename Native<float>::bits_type;
 
+// Lanes of 16 bits to and from words; of the two in each word of a vector; and two vectors' worth stored end to end.
+#if defined(__AVX2__) && !defined(__AVX512F__)
+// One or two instructions each, of which g++ 12 makes four of the general form.
+HD Words widen_bits(Halves h) { return (Words::raw)_mm256_cvtepu16_epi32((__m128i)h); }
+HD Halves narrow_bits(Words w) {  // below 2^16
+  const auto v = (__m256i)w.v;
+  return (Halves)_mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+}
+HD void store_narrow(const Words (&w)[2], void* p) {
+  const __m256i mixed = _mm256_packus_epi32((__m256i)w[0].v, (__m256i)w[1].v);
+  _mm256_storeu_si256((__m256i*)p, _mm256_permute4x64_epi64(mixed, 0xd8));
+}
+#else
 HD Words widen_bits(Halves h) { return __builtin_convertvector(h, typename Words::raw); }
 HD Halves narrow_bits(Words w) { return __builtin_convertvector(w.v, Halves); }
+HD void store_narrow(const Words (&w)[2], void* p) {
+  const Halves h[2] = {narrow_bits(w[0]), narrow_bits(w[1])};
+  memcpy(p, h, sizeof h);
+}
+#endif
+HD void split_halves(Words w, Words (&half)[2]) {  // in the order of memory
+  Halves h[2];
+  memcpy(h, &w.v, sizeof h);
+  for (int i = 0; i < 2; i++) half[i] = widen_bits(h[i]);
+}
 
 template <class S>
 HD Native<float> widen(Halves h);

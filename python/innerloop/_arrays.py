@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import Any
 
@@ -13,6 +14,7 @@ from . import _core
 _NOT_ARRAYS = (str, bytes, int, float, complex, list, tuple, dict, type(None), np.generic)
 
 
+@functools.cache
 def bfloat16_dtype() -> np.dtype:
     """Return the dtype of bfloat16 in NumPy arrays, which NumPy itself has not.
 

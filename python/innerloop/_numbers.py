@@ -42,7 +42,9 @@ below_1 = _number_that(lambda x: 0.0 <= x < 1.0, "lie in [0, 1)")
 fraction = _number_that(lambda x: 0.0 <= x <= 1.0, "lie in [0, 1]")
 
 
-def _integer_from(least: int) -> Callable[[Any, str], int]:
+def _integer_from(
+    least: int, end: int = 2**53, end_text: str = "2**53"
+) -> Callable[[Any, str], int]:
     def check(value: Any, name: str) -> int:
         try:
             if isinstance(value, bool):
@@ -50,15 +52,16 @@ def _integer_from(least: int) -> Callable[[Any, str], int]:
             plain = operator.index(value)
         except TypeError:
             raise TypeError(f"{name} must be an integer, got {value!r}") from None
-        if not least <= plain < 2**53:  # every integer below it is a float of its own
-            raise ValueError(f"{name} must lie in [{least}, 2**53), got {value!r}")
+        if not least <= plain < end:
+            raise ValueError(f"{name} must lie in [{least}, {end_text}), got {value!r}")
         return plain
 
     return check
 
 
-count = _integer_from(0)
+count = _integer_from(0)  # below 2**53 every integer is a float of its own
 steps = _integer_from(1)
+word64 = _integer_from(0, 2**64, "2^64")  # as the native checks write it
 
 
 def rising_steps(value: Any, name: str) -> tuple[int, ...]:

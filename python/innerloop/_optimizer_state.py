@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._arrays import from_numpy, to_numpy
-from ._optimizer_storage import checked_seed, plain
+from ._numbers import count, word64
+from ._optimizer_storage import plain
 from .reference import OPTIMIZERS
 from .reference.optimizers import nadam_momentum
 
@@ -115,7 +115,7 @@ def _read(optimizer: Any, state_dict: Mapping[str, Any]) -> _Loaded:
         if key == "step":
             continue
         if key == "seed":
-            seed = checked_seed(_plain(state_dict[key]))
+            seed = word64(_plain(state_dict[key]), "seed")
         elif key in ("grad_scale", "max_norm"):
             options[key] = _plain(state_dict[key])
         elif len(parts) == 3 and parts[0] == "state" and parts[1] in plurals:
@@ -134,19 +134,12 @@ def _read(optimizer: Any, state_dict: Mapping[str, Any]) -> _Loaded:
             raise ValueError(f"state_dict holds {key!r}, which {type(optimizer).__name__} does not")
     if lacking:
         raise ValueError(f"state_dict must hold {', '.join(sorted(lacking))}, got none")
-    return _Loaded(_integer(state_dict["step"]), groups, options, state, seed)
+    return _Loaded(count(state_dict["step"], "step"), groups, options, state, seed)
 
 
 def _names_of_groups(optimizer: Any) -> set[str]:
     every = ("params", *optimizer._own())
     return {f"{_GROUP}{g}.{h}" for g in range(len(optimizer.param_groups)) for h in every}
-
-
-def _integer(step: Any) -> int:
-    try:
-        return operator.index(step)
-    except TypeError:
-        raise TypeError(f"step must be an integer, got {step!r}") from None
 
 
 def _read_torch(optimizer: Any, state_dict: Mapping[str, Any]) -> _Loaded:

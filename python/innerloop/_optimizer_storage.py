@@ -6,7 +6,6 @@ each 256 codes of an 8-bit state, and ``masters``.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -56,19 +55,6 @@ def _widened(half: NDArray) -> NDArray:
         return half.astype(np.float32)
     bits = np.ascontiguousarray(plain(half))
     return _core.join(bits, np.zeros(bits.shape, np.int16))
-
-
-def checked_seed(seed: Any) -> int:
-    """Return a seed as the 64 bits that it must fit into."""
-    try:
-        if isinstance(seed, bool):
-            raise TypeError
-        number = operator.index(seed)
-    except TypeError:
-        raise TypeError(f"seed must be an integer, got {seed!r}") from None
-    if not 0 <= number < 2**64:
-        raise ValueError(f"seed must lie in [0, 2^64), got {seed!r}")
-    return number
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from . import _core
 from . import _optimizer_state as _state
 from . import _optimizer_steps as _steps
 from ._arrays import to_numpy
+from ._numbers import word64 as _word64
 from ._optimizer_storage import Storage as _Storage
-from ._optimizer_storage import checked_seed as _checked_seed
 from .reference import OPTIMIZERS
 from .reference import Optimizer as _Entry
 
@@ -139,7 +139,7 @@ class Optimizer:
         for name in _OF_ALL:
             setattr(self, name, bound.arguments.pop(name))
         self._storage = _Storage(bound.arguments.pop("state_dtype"), bound.arguments.pop("master"))
-        self.seed = _checked_seed(bound.arguments.pop("seed"))
+        self.seed = _word64(bound.arguments.pop("seed"), "seed")
         self.param_groups = self._groups(params, bound.arguments)
         if not self.params:
             raise ValueError("params must hold at least one array, got an empty list")

@@ -31,6 +31,23 @@ def _gradient(param: NDArray, grad: NDArray, weight_decay: float) -> NDArray:
     return grad + weight_decay * param if weight_decay else grad
 
 
+def _decay(
+    param: NDArray, grad: NDArray, lr: float, weight_decay: float, decoupled: bool
+) -> tuple[NDArray, NDArray]:
+    """Return what weight decay makes of param, where it is decoupled, or else of the gradient."""
+    if decoupled:
+        return param * (1.0 - lr * weight_decay), grad
+    return param, _gradient(param, grad, weight_decay)
+
+
+def _moments(
+    g: NDArray, exp_avg: NDArray, exp_avg_sq: NDArray, betas: tuple[float, float]
+) -> tuple[NDArray, NDArray]:
+    """Return the running means of the gradient and of its square."""
+    beta1, beta2 = betas
+    return beta1 * exp_avg + (1.0 - beta1) * g, beta2 * exp_avg_sq + (1.0 - beta2) * g * g
+
+
 optimizer = functools.partial(registry.optimizer, common=prepare)
 
 
@@ -95,8 +112,7 @@ def _adam(
 ) -> tuple[NDArray, NDArray, NDArray, NDArray | None]:
     """Kingma and Ba's Algorithm 1, for Adam and AdamW."""
     beta1, beta2 = betas
-    exp_avg = beta1 * exp_avg + (1.0 - beta1) * g
-    exp_avg_sq = beta2 * exp_avg_sq + (1.0 - beta2) * g * g
+    exp_avg, exp_avg_sq = _moments(g, exp_avg, exp_avg_sq, betas)
     correction1 = 1.0 - beta1**step if bias_correction else 1.0
     correction2 = 1.0 - beta2**step if bias_correction else 1.0
     square = exp_avg_sq
@@ -199,9 +215,9 @@ def adamw(
     bias_correction : bool, default True
         Correct the running means for their start at zero, as in Adam.
     """
-    param = param * (1.0 - lr * weight_decay)
+    param, g = _decay(param, grad, lr, weight_decay, True)
     moments = (exp_avg, exp_avg_sq, max_exp_avg_sq)
-    return _adam(param, grad, *moments, step, lr, betas, eps, amsgrad, bias_correction)
+    return _adam(param, g, *moments, step, lr, betas, eps, amsgrad, bias_correction)
 
 
 @optimizer(class_name="RMSprop", needs={"grad_avg": "centered", "momentum_buffer": "momentum"})
@@ -453,11 +469,8 @@ def nadam(
     beta1, beta2 = betas
     mu, product = nadam_momentum(step, beta1, momentum_decay)
     mu_next, product_next = nadam_momentum(step + 1, beta1, momentum_decay)
-    g = grad if decoupled_weight_decay else _gradient(param, grad, weight_decay)
-    if decoupled_weight_decay:
-        param = param * (1.0 - lr * weight_decay)
-    exp_avg = beta1 * exp_avg + (1.0 - beta1) * g
-    exp_avg_sq = beta2 * exp_avg_sq + (1.0 - beta2) * g * g
+    param, g = _decay(param, grad, lr, weight_decay, decoupled_weight_decay)
+    exp_avg, exp_avg_sq = _moments(g, exp_avg, exp_avg_sq, betas)
     d = (1.0 - mu) / (1.0 - product) * g + mu_next / (1.0 - product_next) * exp_avg
     update = d / (np.sqrt(exp_avg_sq / (1.0 - beta2**step)) + eps)
     return param - lr * update, exp_avg, exp_avg_sq
@@ -506,11 +519,8 @@ def radam(
         Let weight_decay take ``lr * weight_decay * param`` off param instead, as in AdamW.
     """
     beta1, beta2 = betas
-    g = grad if decoupled_weight_decay else _gradient(param, grad, weight_decay)
-    if decoupled_weight_decay:
-        param = param * (1.0 - lr * weight_decay)
-    exp_avg = beta1 * exp_avg + (1.0 - beta1) * g
-    exp_avg_sq = beta2 * exp_avg_sq + (1.0 - beta2) * g * g
+    param, g = _decay(param, grad, lr, weight_decay, decoupled_weight_decay)
+    exp_avg, exp_avg_sq = _moments(g, exp_avg, exp_avg_sq, betas)
     update = exp_avg / (1.0 - beta1**step)
     n, corrected = 2.0 / (1.0 - beta2) - 1.0, 1.0 - beta2**step
     k = n - 2.0 * step * beta2**step / corrected

@@ -43,9 +43,10 @@ def state_key(key: int, state: int) -> int:
 
 
 def random_bits(n: int, key: int) -> NDArray:
-    """Return n random uint32: for each block a key, for each of its elements a hash of both.
+    """Return n random uint32: for each block a key, for each number in it a hash of both.
 
-    Source of the hash: the 32-bit finaliser of MurmurHash3, A. Appleby.
+    Source of the hash: the 32-bit finaliser of MurmurHash3, A. Appleby. An 8-bit code takes one of
+    them, two elements of bfloat16 share one.
     """
     blocks = range((n + BLOCK - 1) // BLOCK)
     keys = [_splitmix(key + (b + 1) * 0x9E3779B97F4A7C15 & _MASK64) >> 32 for b in blocks]
@@ -56,6 +57,12 @@ def random_bits(n: int, key: int) -> NDArray:
     return (h ^ h >> 16).astype(np.uint32)
 
 
+def random_halves(n: int, key: int) -> NDArray:
+    """Return n random numbers of 16 bits: the lower and upper halves of a block's first hashes."""
+    words = random_bits((n + BLOCK - 1) // BLOCK * BLOCK, key).reshape(-1, BLOCK)[:, : BLOCK // 2]
+    return np.stack([words & 0xFFFF, words >> 16], axis=-1).reshape(-1)[:n]
+
+
 def to_bfloat16(x: NDArray, key: int) -> NDArray:
     """Round float32 to the bits of bfloat16, as uint16, stochastically.
 
@@ -63,9 +70,8 @@ def to_bfloat16(x: NDArray, key: int) -> NDArray:
     """
     flat = np.ascontiguousarray(x, np.float32).reshape(-1)
     bits = flat.view(np.uint32).astype(np.uint64)
-    rounded = bits + (random_bits(flat.size, key) >> 16)
-    quiet = bits | 0x400000
-    return (np.where(np.isnan(flat), quiet, rounded) >> 16).astype(np.uint16).reshape(x.shape)
+    rounded = bits + random_halves(flat.size, key)
+    return (np.where(np.isnan(flat), bits, rounded) >> 16).astype(np.uint16).reshape(x.shape)
 
 
 def from_bfloat16(upper: NDArray) -> NDArray:
