@@ -44,7 +44,7 @@ def test_bfloat16_is_right_on_average() -> None:
 
 
 def test_bfloat16_of_every_nan_is_nan(isa: str) -> None:
-    payloads = np.array([0x7FC00000, 0x7FFFFFFF, 0x7F810000, 0xFFC00001, 0xFFFFFFFF], np.uint32)
+    payloads = np.array([0x7F800001, 0x7FC00000, 0x7FFFFFFF, 0xFF810000, 0xFFFFFFFF], np.uint32)
     x = np.repeat(payloads, 100).view(np.float32)
     assert np.isnan(rounding.from_bfloat16(_core.round_bfloat16(x, KEY))).all()
 

@@ -41,11 +41,13 @@ struct RandomBits {
 };
 
 // The upper 16 bits of x, a bfloat16, rounded stochastically by as many random ones; both in each lane's lower half. A
-// NaN is truncated: it has bits there, as every NaN that comes of arithmetic.
+// NaN is made a quiet one: its payload may lie in the bits that go.
 template <class V>
 HD typename V::bits_type to_bfloat16(V x, typename V::bits_type random) {
   using B = typename V::bits_type;
-  return (bits(x) + bits(select(x == x, from_bits<V>(random), from_bits<V>(B(0))))) >> 16;
+  const V none = from_bits<V>(B(0));
+  const B up = bits(x) + bits(select(x == x, from_bits<V>(random), none));
+  return (up | bits(select(x == x, none, from_bits<V>(B(0x400000))))) >> 16;
 }
 
 // Note [8-bit codes]

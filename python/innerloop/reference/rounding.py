@@ -71,7 +71,8 @@ def to_bfloat16(x: NDArray, key: int) -> NDArray:
     flat = np.ascontiguousarray(x, np.float32).reshape(-1)
     bits = flat.view(np.uint32).astype(np.uint64)
     rounded = bits + random_halves(flat.size, key)
-    return (np.where(np.isnan(flat), bits, rounded) >> 16).astype(np.uint16).reshape(x.shape)
+    quiet = bits | 0x400000
+    return (np.where(np.isnan(flat), quiet, rounded) >> 16).astype(np.uint16).reshape(x.shape)
 
 
 def from_bfloat16(upper: NDArray) -> NDArray:
