@@ -186,7 +186,9 @@ def _measured(noun: str, options: argparse.Namespace, beside: Peers) -> dict[str
         share = (NOUNS[noun] - (time.monotonic() - start)) / left
         settings = Settings(options.seconds or min(max(share, 0.4), 3.0))
         settings = Settings.quick() if options.quick else settings
-        results.append(_undisturbed(case, settings, limits, 1 if options.quick else 2))
+        results.append(
+            _undisturbed(case, settings, limits, 2 if share > 0.4 and not options.quick else 1)
+        )
     for result in results:  # now that the limits are known best
         when = mode(result.mood["round_trip_ns"])
         result.limit, result.bound = limits.bound(result.case, when)

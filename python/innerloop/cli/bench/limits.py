@@ -16,7 +16,6 @@ from .harness import Case
 DTYPES = ("float32", "float64")
 KINDS = {"read": "read", "copy": "copy", "stream": "copy around the caches", "update": "update"}
 ALONE = "no two free cores"
-PAUSE = 0.06  # seconds after others have run, and between looks at a disturbed machine
 Mood = dict[str, Any]
 CACHES = (1 << 15, 1 << 18, 1 << 23)  # bytes that fit in two cores' L1, L2, L3
 
@@ -32,6 +31,7 @@ class Limits:
 
     seconds_each: float = 0.03
     largest: int = 1 << 28  # of a buffer to measure bandwidth over, which no cache holds
+    pause: float = 0.06  # seconds after others have run, and between looks at a disturbed machine
     seen: dict[str, list[float]] = field(default_factory=dict)  # peaks, in the order measured
     _bandwidth: dict[tuple[str, int], float] = field(default_factory=dict)
 
@@ -84,7 +84,7 @@ class Limits:
     def settled(self, dtype: str, tries: int) -> Mood:
         """Return the machine's mood when nobody disturbs it, or the last one of so many tries."""
         for _ in range(tries):
-            time.sleep(PAUSE)
+            time.sleep(self.pause)
             mood = self.mood(dtype)
             if not mood["disturbed"]:
                 break
@@ -134,4 +134,4 @@ def mode(round_trip_ns: float | None) -> str:
 
 def quick() -> Limits:
     """Return limits that are measured fast and badly, to see everything run."""
-    return Limits(0.002, 1 << 24)
+    return Limits(0.002, 1 << 24, 0.0)
