@@ -41,7 +41,7 @@ struct Versioned {
   uint64_t flags;
   Tensor tensor;
 };
-// What a type says once of all its objects, in C: a tensor is had without a call into Python, 0.3 us instead of 3.
+// What a type says once of all its objects, in C: a tensor is had without a call into Python's __dlpack__.
 struct Exchange {
   uint32_t major, minor;
   const Exchange* previous;  // of an older version, or null
