@@ -19,7 +19,7 @@ pytest.importorskip("rich")
 pytest.importorskip("psutil")
 
 from innerloop.cli import bench, demo, demo_check, main, selftest, ulp
-from innerloop.cli.bench import compare, limits, operations, peers, readme, scaling
+from innerloop.cli.bench import compare, limits, operations, pages, peers, scaling
 from innerloop.cli.bench.harness import Case, Settings, Timing, measure
 
 NOUNS = (
@@ -433,49 +433,57 @@ def test_operations_are_counted() -> None:
     assert operations.operations(reference.relu, x32) == 1
 
 
-# --- the README's table ------------------------------------------------------------------------
+# --- the tables of the pages -------------------------------------------------------------------
 
 ROOT = Path(__file__).parents[1]
-committed = pytest.mark.skipif(
-    not (ROOT / "bench" / "results").is_dir(), reason="not in a checkout"
-)
+RESULTS = ROOT / "bench" / "results"
+committed = pytest.mark.skipif(not RESULTS.is_dir(), reason="not in a checkout")
 
 
 @committed
-def test_readme_has_the_table_of_the_results(tmp_path: Path) -> None:
-    page = tmp_path / "README.md"
-    page.write_text((ROOT / "README.md").read_text())
-    where = ["--results", str(ROOT / "bench" / "results"), "--readme", str(page)]
-    assert main(["bench", "table", *where]) == 0
-    assert page.read_text() == (ROOT / "README.md").read_text(), (
-        "run python -m innerloop bench table"
-    )
+@pytest.mark.parametrize("name", ["README.md", "docs/performance.md"])
+def test_pages_have_the_tables_of_the_results(tmp_path: Path, name: str) -> None:
+    page = tmp_path / "page.md"
+    page.write_text((ROOT / name).read_text())
+    assert main(["bench", "table", "--results", str(RESULTS), "--pages", str(page)]) == 0
+    assert page.read_text() == (ROOT / name).read_text(), "run python -m innerloop bench table"
 
 
 @committed
-def test_readme_table_changes_with_the_results(tmp_path: Path) -> None:
-    results = ROOT / "bench" / "results"
-    for path in results.glob("*.json"):
-        record = json.loads(path.read_text())
+@pytest.mark.parametrize("name", pages.BLOCKS)
+def test_tables_change_with_the_results(name: str) -> None:
+    records = pages.read(RESULTS)
+    before = pages.BLOCKS[name](records)
+    for record in records.values():
         for case in record["cases"]:
-            case["ratios"] = {peer: 77.0 for peer in case["ratios"]}
-        (tmp_path / path.name).write_text(json.dumps(record))
-    made = readme.text(tmp_path)
-    assert made != readme.text(results) and " 77.0 |" in made
-    page = readme.written(f"above\n{readme.BEGIN}\nold\n{readme.END}\nbelow\n", made)
-    assert page == f"above\n{made}\nbelow\n"
+            case["ratios"] = {peer: 0.77 for peer in case["ratios"]}
+    made = pages.BLOCKS[name](records)
+    assert made != before and any(line.endswith(" 0.77 |") for line in made)
+    begin, end = pages.BEGIN.format(name), pages.END.format(name)
+    page = pages.written(f"above\n{begin}\nold\n{end}\nbelow\n", records)
+    assert page == "\n".join(["above", begin, *made, end, "below\n"])
 
 
-def test_readme_table_says_what_is_missing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@committed
+def test_no_losses_are_none() -> None:
+    records = pages.read(RESULTS)
+    for record in records.values():
+        for case in record["cases"]:
+            case["ratios"] = {peer: 1.0 for peer in case["ratios"]}
+    assert pages.losses(records) == ["None."]
+
+
+def test_table_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "README.md"
-    page.write_text(f"{readme.BEGIN}\n{readme.END}\n")
-    assert main(["bench", "table", "--results", str(tmp_path), "--readme", str(page)]) == 1
+    text = f"{pages.BEGIN.format('summary')}\n{pages.END.format('summary')}\n"
+    page.write_text(text)
+    assert main(["bench", "table", "--results", str(tmp_path), "--pages", str(page)]) == 1
     assert "linear.json is missing" in capsys.readouterr().err
-    assert page.read_text() == f"{readme.BEGIN}\n{readme.END}\n"
+    assert page.read_text() == text
     with pytest.raises(LookupError, match="no lines"):
-        readme.written("a page", "a table")
+        pages.written("a page", {})
+    with pytest.raises(LookupError, match="without"):
+        pages.written(pages.BEGIN.format("losses"), {})
 
 
 def test_bench_refuses_a_wrong_result(

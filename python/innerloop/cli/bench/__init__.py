@@ -20,7 +20,7 @@ import innerloop as il
 
 from .. import machine
 from ..console import console
-from . import compare, readme, scaling
+from . import compare, pages, scaling
 from .harness import Case, Make, Result, Settings, measure
 from .limits import Limits, mode, quick, round_trip
 from .peers import DEFAULT, NAMES, Peers, numpy_threads
@@ -67,7 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--results", type=Path, default=Path("bench/results"), metavar="FOLDER", help="of all"
     )
     parser.add_argument(
-        "--readme", type=Path, default=Path("README.md"), metavar="FILE", help="for table"
+        "--pages",
+        type=Path,
+        nargs="+",
+        default=[Path("README.md"), Path("docs/performance.md")],
+        metavar="FILE",
+        help="of table",
     )
 
 
@@ -88,7 +93,7 @@ def _peers(text: str) -> tuple[str, ...]:
 def run(options: argparse.Namespace) -> int:
     """Measure, print, save. The status is 1 if a result differs from a peer's."""
     if options.noun == "table":
-        return readme.run(options.results, options.readme)
+        return pages.run(options.results, options.pages)
     before = il.get_num_threads()
     try:
         if options.threads is not None:

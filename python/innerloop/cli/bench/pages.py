@@ -1,9 +1,10 @@
-"""``bench table``: the README's table of performance, made from the committed results."""
+"""``bench table``: the tables of the README and of docs/performance.md, from committed results."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from typing import Any
 from ..console import human_time
 from .harness import OURS
 
-BEGIN = "<!-- made by `python -m innerloop bench table` from bench/results -->"
-END = "<!-- end of what it made -->"
+BEGIN = "<!-- {}: made by `python -m innerloop bench table` from bench/results -->"
+END = "<!-- end of {} -->"
 
 MEAN, BEST, WORST = "geometric mean", "best", "worst"
 GIVEN = "value and gradient, into a given array"
@@ -23,21 +24,23 @@ FUSED, DEFAULT = "torch fused", "torch default"  # which is beside what has no f
 
 @dataclass(frozen=True)
 class Row:
-    """A line: one case of a group, or its best, its worst or the mean of all."""
+    """A line: one case of a group, or its best, its worst or the mean of all.
+
+    `summary`: it stands in the README, too.
+    """
 
     work: str
     noun: str
     group: str
     case: str
     peer: str = "torch"
+    summary: bool = True
 
 
-def _all_of(work: str, noun: str, group: str, **peer: str) -> list[Row]:
+def _all_of(work: str, noun: str, group: str) -> list[Row]:
     """Return the mean of a group's ratios, and its ends."""
-    return [
-        Row(work, noun, group, MEAN, **peer),
-        *(Row(f"… {end}: ", noun, group, end, **peer) for end in (BEST, WORST)),
-    ]
+    ends = [Row(f"… {end}: ", noun, group, end, summary=False) for end in (BEST, WORST)]
+    return [Row(work, noun, group, MEAN), *ends]
 
 
 CROSS_ENTROPY = "softmax_cross_entropy"
@@ -91,35 +94,74 @@ ROWS = [
 NAMES = {"torch": "PyTorch", FUSED: "PyTorch, fused", DEFAULT: "PyTorch, default"}
 
 
-def text(results: Path) -> str:
-    """Return what stands between the marks.
+Records = dict[str, dict[str, Any]]
+
+
+def read(results: Path) -> Records:
+    """Return the records of a folder by noun.
 
     Raises
     ------
     LookupError
-        Where a file or one of its cases is missing.
+        Where one that a row asks for is missing.
     """
-    records: dict[str, dict[str, Any]] = {}
-    for noun in dict.fromkeys(row.noun for row in ROWS):
-        try:
-            records[noun] = json.loads((results / f"{noun}.json").read_text())
-        except FileNotFoundError:
-            raise LookupError(f"{results / noun}.json is missing: `bench all` makes it") from None
-    lines = [_line(row, records[row.noun]) for row in ROWS]
-    return "\n".join(
-        [
-            BEGIN,
-            *_about(records),
-            "",
-            "| work | innerloop | of its limit | the peer | | ratio |",
-            "|---|---:|---:|---:|---|---:|",
-            *lines,
-            END,
-        ]
-    )
+    records = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
+    for row in ROWS:
+        if row.noun not in records:
+            raise LookupError(f"{results / row.noun}.json is missing: `bench all` makes it")
+    return records
 
 
-def _about(records: dict[str, dict[str, Any]]) -> list[str]:
+def _table(records: Records, rows: Iterable[Row]) -> list[str]:
+    lines = [_line(row, records[row.noun]) for row in rows]
+    head = [
+        "| work | innerloop | of its limit | the peer | | ratio |",
+        "|---|---:|---:|---:|---|---:|",
+    ]
+    return [*_about(records), "", *head, *lines]
+
+
+def summary(records: Records) -> list[str]:
+    """Return the README's table: a line a kernel."""
+    return _table(records, (row for row in ROWS if row.summary))
+
+
+def table(records: Records) -> list[str]:
+    """Return all rows, with the best and the worst case of each mean."""
+    return _table(records, ROWS)
+
+
+def losses(records: Records) -> list[str]:
+    """Return every case in which PyTorch was faster than a twentieth, the worst first."""
+    found = [
+        (ratio, noun, case, peer)
+        for noun, record in records.items()
+        for case in record["cases"]
+        for peer, ratio in case["ratios"].items()
+        if peer in ("torch", FUSED) and ratio is not None and ratio < 0.95
+    ]
+    if not found:
+        return ["None."]
+    lines = [
+        f"| `{noun}` | {case['group']} | {case['case']} | {case['of_limit']:.0%} | "
+        f"{NAMES[peer]} | {_ratio(ratio)} |"
+        for ratio, noun, case, peer in sorted(found, key=lambda entry: entry[0])
+    ]
+    head = [
+        "| noun | group | case | of its limit | the peer | ratio |",
+        "|---|---|---|---:|---|---:|",
+    ]
+    return [*head, *lines]
+
+
+BLOCKS: dict[str, Callable[[Records], list[str]]] = {
+    "summary": summary,
+    "table": table,
+    "losses": losses,
+}
+
+
+def _about(records: Records) -> list[str]:
     contexts = [record["context"] for record in records.values()]
 
     def every(key: str) -> str:
@@ -164,27 +206,38 @@ def _ratio(value: float) -> str:
     return f"{value:.2f}" if value < 2 else f"{value:.1f}"
 
 
-def written(page: str, made: str) -> str:
-    """Return the page with `made` in place of what stands between its marks.
+def written(page: str, records: Records) -> str:
+    """Return the page with each block made anew between its marks.
 
     Raises
     ------
     LookupError
-        Where the page has not both marks, once, in order.
+        Where the page has no block, or one without its end.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise LookupError(f"the page has no lines {BEGIN!r} and {END!r} to write between")
-    return before + made + after
+    found = False
+    for name, make in BLOCKS.items():
+        begin, end = BEGIN.format(name), END.format(name)
+        before, mark, rest = page.partition(begin)
+        if not mark:
+            continue
+        _, mark, after = rest.partition(end)
+        if not mark:
+            raise LookupError(f"{begin!r} without {end!r}")
+        page = "\n".join([before + begin, *make(records), end]) + after
+        found = True
+    if not found:
+        raise LookupError(f"the page has no lines like {BEGIN.format('summary')!r} to write after")
+    return page
 
 
-def run(results: Path, page: Path) -> int:
-    """Write the table into the page. The status is 1 where results or marks are missing."""
+def run(results: Path, pages: list[Path]) -> int:
+    """Write the blocks of all pages. The status is 1 where results or marks are missing."""
     try:
-        changed = written(page.read_text(), text(results))
+        records = read(results)
+        changed = {page: written(page.read_text(), records) for page in pages}
     except (LookupError, FileNotFoundError) as error:
         print(f"bench table: {error}", file=sys.stderr)
         return 1
-    page.write_text(changed)
+    for page, text in changed.items():
+        page.write_text(text)
     return 0
