@@ -202,6 +202,25 @@ def test_the_cache_is_a_share_of_memory() -> None:
     assert 0 < int(run.stdout) <= memory // 16, run.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited by Linux's means")
+def test_a_full_cache_gives_way() -> None:
+    """Memory that the cache holds is given back where a new buffer would not fit beside it."""
+    code = """
+import resource
+import numpy as np, innerloop as il
+il.set_cache_limit(1 << 40)
+x, small = np.ones(10_000_000, np.float32), np.ones(2_000_000, np.float32)
+held = [il.relu(small) for _ in range(40)]
+del held
+assert il.info()["buffer_cache_bytes"] > 200 << 20
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (20 << 20),) * 2)
+assert il.relu(x)[-1] == 1
+assert il.info()["buffer_cache_bytes"] == 0
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_buffers_between_threads() -> None:
     """Each thread's outputs are its own while it holds them, whoever freed the memory before."""
     wrong = []

@@ -86,10 +86,12 @@ Header* allocate(size_t capacity) {
     length += kHugePage + 16 * kStagger;
     base = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (base == MAP_FAILED) throw std::bad_alloc();
+    char* first = reinterpret_cast<char*>(((uintptr_t)base + kHugePage - 1) / kHugePage * kHugePage);
+    at = first + stagger;
 #ifdef MADV_HUGEPAGE
-    madvise(base, length, MADV_HUGEPAGE);  // a wish: whether it is granted does not matter
+    // Up to the last whole one: touched in part, a huge page is resident as a whole. A wish: it may not be granted.
+    madvise(first, (stagger + sizeof(Header) + capacity) / kHugePage * kHugePage, MADV_HUGEPAGE);
 #endif
-    at = reinterpret_cast<char*>(((uintptr_t)base + kHugePage - 1) / kHugePage * kHugePage) + stagger;
   } else {
     if (posix_memalign(&base, kAlign, length) != 0) throw std::bad_alloc();
     at = static_cast<char*>(base);
@@ -132,7 +134,12 @@ void* acquire(size_t bytes) {
       return header + 1;
     }
   }
-  return allocate(capacity) + 1;
+  try {
+    return allocate(capacity) + 1;
+  } catch (const std::bad_alloc&) {  // what the cache holds may be what is lacking
+    clear();
+    return allocate(capacity) + 1;
+  }
 }
 
 void release(void* p) noexcept {

@@ -80,10 +80,18 @@ double bandwidth(const std::string& kind, int64_t bytes, double seconds) {
 
 double fork_join(double seconds) {
   Call call;
-  constexpr int kJoins = 100;
+  constexpr int kJoins = 100, kPatience = 1 << 16;  // a core that is taken may never come
   if (call.threads < 2) return 0;
+  std::atomic<int> here;
   const double rate = best_rate(seconds, [&](int64_t rounds) {
-    for (int64_t r = 0; r < rounds * kJoins; r++) call.run(call.threads, [](int) {});
+    for (int64_t r = 0; r < rounds * kJoins; r++) {
+      here.store(0, std::memory_order_relaxed);
+      call.run(call.threads, [&](int) {  // each waits for all, or the caller would do them alone
+        here.fetch_add(1, std::memory_order_relaxed);
+        for (int i = 0; i < kPatience && here.load(std::memory_order_relaxed) < call.threads; i++) {
+        }
+      });
+    }
     return (double)(rounds * kJoins);
   });
   return 1 / rate;

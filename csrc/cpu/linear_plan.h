@@ -158,7 +158,8 @@ Plan plan_product(const Product& p, int threads, size_t frugal) {
   const int64_t packed_row = plan.depth * item + 64;
   plan.a_bytes = plan.a_direct ? 0 : align64((size_t)(plan.row_tiles * plan.rows_in_tile * packed_row));
   const size_t share = frugal / (size_t)(plan.row_tasks * plan.column_tasks);
-  while (plan.panels > 1 && plan.a_bytes + (size_t)(plan.panels * panel_bytes) > share) plan.panels /= 2;
+  const int64_t copies = plan.b_in_slices ? 2 : 1;  // of the panels: one is packed, one in use
+  while (plan.panels > 1 && plan.a_bytes + (size_t)(copies * plan.panels * panel_bytes) > share) plan.panels /= 2;
   plan.sums_bytes = 0;
   if (p.y.storage != Storage::full && plan.blocks > 1) {
     const int64_t most_rows = ceil_div(ceil_div(p.m, plan.rows_in_tile), plan.row_tasks) * plan.rows_in_tile;
@@ -166,7 +167,7 @@ Plan plan_product(const Product& p, int threads, size_t frugal) {
     while (plan.panels > 1 && plan.panels * sums > kSumsBytes) plan.panels /= 2;
     plan.sums_bytes = align64((size_t)(plan.panels * sums));
   }
-  const int64_t panels_held = plan.b_in_place ? 1 : plan.b_in_slices ? 2 * plan.panels : plan.panels;
+  const int64_t panels_held = plan.b_in_place ? 1 : copies * plan.panels;
   plan.b_bytes = p.panels ? 0 : align64((size_t)(panels_held * panel_bytes));
   const size_t spare_a = p.a.fused() ? (size_t)(plan.rows_in_tile * packed_row) : 0;
   const size_t spare_b = p.b.fused() ? (size_t)panel_bytes : 0;

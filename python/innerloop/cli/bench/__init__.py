@@ -214,7 +214,8 @@ def _undisturbed(case: Case, settings: Settings, limits: Limits, tries: int) -> 
         mood = limits.settled(case.dtype, 2 * tries - 1)
         limits.bandwidth(case.footprint, mode(mood["round_trip_ns"]), again=True)
         result = measure(case, settings)
-        result.mood = mood | {"disturbed": limits.settled(case.dtype, 1)["disturbed"]}
+        after = limits.settled(case.dtype, 1)["disturbed"]
+        result.mood = mood | {"disturbed": mood["disturbed"] or after}
         if not result.mood["disturbed"]:
             break
     return result

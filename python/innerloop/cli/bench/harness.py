@@ -122,7 +122,7 @@ class Result:
         """Return the peer's time divided by innerloop's, or None where there is no such peer."""
         if peer not in self.timings:
             return None
-        pairs = zip(self.timings[peer].rounds, self.timings[OURS].rounds, strict=False)
+        pairs = zip(self.timings[peer].rounds, self.timings[OURS].rounds, strict=True)
         return statistics.median(theirs / ours for theirs, ours in pairs)
 
 
@@ -157,21 +157,20 @@ def measure(case: Case, settings: Settings) -> Result:
     """Time a case's contenders by turns, each for its share of the time, three rounds at least."""
     contenders = {OURS: case.run, **case.peers}
     share = settings.seconds / len(contenders)
-    estimates, rounds, pauses = {}, {}, {}
+    estimates, fits, pauses = {}, {}, {}
     for name, call in contenders.items():
         first = _seconds(call, 1)
         estimates[name] = first if first > SLOW else max(_seconds(call, 1), 1e-7)
         pauses[name] = PAUSES.get(name, PAUSE) if settings.pauses else 0.0
         cost = pauses[name] + estimates[name]
-        rounds[name] = min(settings.rounds, max(3, int(share / cost)))
+        fits[name] = max(3, int(share / cost))
         time.sleep(pauses[name])
+    count = min(settings.rounds, *fits.values())  # as many for each: ratios are of pairs
     timings = {name: Timing() for name in contenders}
-    for number in range(settings.rounds):
+    for number in range(count):
         order = list(contenders)
         for name in reversed(order) if number % 2 else order:
-            if number >= rounds[name]:
-                continue
-            seconds = share / rounds[name] - pauses[name]
+            seconds = share / count - pauses[name]
             block = _block(contenders[name], estimates[name], seconds, settings.sample)
             timings[name].rounds.append(block)
             time.sleep(pauses[name])

@@ -49,7 +49,10 @@ def _case(
     moved: float,
     each: float,
     tolerance: float = 2e-5,
+    footprint: float | None = None,
 ) -> Case:
+    """`footprint`: bytes of all arrays, where some are read twice; else as many as are moved."""
+
     def check() -> None:
         ours = run()
         for peer in peers.values():
@@ -63,7 +66,9 @@ def _case(
     group, kind = name.partition(", ")[::2]
     sizes = " x ".join(map(str, shape))
     flops = each * math.prod(shape)
-    return Case(f"{group}, {sizes}", kind, run, peers, moved, moved, flops, check=check)
+    return Case(
+        f"{group}, {sizes}", kind, run, peers, moved, footprint or moved, flops, check=check
+    )
 
 
 def _dropout(beside: Peers, n: int) -> Case:
@@ -167,7 +172,8 @@ def _batch_forward(beside: Peers, shape: tuple[int, ...], training: bool) -> Cas
     title = f"batch_norm{' (training)' if training else ''}, forward"
     few = (x[:8], mean, var, weight, bias)
     each = operations(reference.batch_norm, *few, training=training)
-    return _case(title, shape, run, peers, (12.0 if training else 8.0) * x.size, each)
+    moved = (12.0 if training else 8.0) * x.size
+    return _case(title, shape, run, peers, moved, each, footprint=8.0 * x.size)
 
 
 def _batch_backward(beside: Peers, shape: tuple[int, ...]) -> Case:
@@ -183,4 +189,4 @@ def _batch_backward(beside: Peers, shape: tuple[int, ...]) -> Case:
     few = (dy[:8], x[:8], saved, weight)
     each = operations(reference.batch_norm_backward, *few, training=True)
     title = "batch_norm (training), backward"
-    return _case(title, shape, run, peers, 20.0 * x.size, each)
+    return _case(title, shape, run, peers, 20.0 * x.size, each, footprint=12.0 * x.size)

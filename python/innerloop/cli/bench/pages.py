@@ -17,6 +17,7 @@ END = "<!-- end of {} -->"
 
 MEAN, BEST, WORST = "geometric mean", "best", "worst"
 GIVEN = "value and gradient, into a given array"
+FRESH = "value and gradient, into a fresh array"
 OVER = "value and gradient, over the logits"
 LARGE, SMALL = "16,000,000 elements", "256,000 elements"
 FUSED, DEFAULT = "torch fused", "torch default"  # which is beside what has no fused form
@@ -47,6 +48,7 @@ CROSS_ENTROPY = "softmax_cross_entropy"
 ROWS = [
     *_all_of("`linear`, twelve shapes, weights (N, K)", "linear", "linear"),
     Row("`linear`, weights (K, N)", "linear", "linear, weights (K, N)", MEAN),
+    Row("`linear`, weights (K, N)", "linear", "linear, weights (K, N)", MEAN, "numpy"),
     *_all_of("`linear` with gelu", "linear", "linear, gelu"),
     Row("`linear` with relu", "linear", "linear, relu", MEAN),
     Row("`linear`, prepacked, M <= 8", "linear", "linear, prepacked", MEAN),
@@ -56,9 +58,10 @@ ROWS = [
     Row("`linear`, float64", "linear", "linear, float64", MEAN),
     Row("cross-entropy, value and gradient in place", CROSS_ENTROPY, OVER, "2048 x 32000"),
     Row("… into a given array", CROSS_ENTROPY, GIVEN, "2048 x 32000"),
-    Row("… of 512 x 128000", CROSS_ENTROPY, GIVEN, "512 x 128000"),
-    Row("… of 256 x 1000", CROSS_ENTROPY, GIVEN, "256 x 1000"),
-    Row("… of 128 x 10", CROSS_ENTROPY, GIVEN, "128 x 10"),
+    Row("… into a fresh array", CROSS_ENTROPY, FRESH, "2048 x 32000"),
+    Row("… into a given array", CROSS_ENTROPY, GIVEN, "512 x 128000"),
+    Row("… into a given array", CROSS_ENTROPY, GIVEN, "256 x 1000"),
+    Row("… into a given array", CROSS_ENTROPY, GIVEN, "128 x 10"),
     Row(
         "`linear_cross_entropy`",
         "linear_cross_entropy",
@@ -89,9 +92,21 @@ ROWS = [
     *_all_of("activations, 16 M elements, fresh output", "activations", f"{LARGE}, fresh"),
     *_all_of("activations, 16 M elements, `out=`", "activations", f"{LARGE}, out="),
     *_all_of("activations, 256 k elements, `out=`", "activations", f"{SMALL}, out="),
-    Row("the cost of a call", "activations", "4 elements, out=", "relu"),
+    Row("the cost of a call, `out=`", "activations", "4 elements, out=", "relu"),
+    Row("the cost of a call, fresh output", "activations", "4 elements, fresh", "relu"),
+    Row("layer_norm, rms_norm, batch_norm, dropout, forward", "norms", "forward", MEAN),
+    Row("… backward", "norms", "backward", MEAN),
+    Row("prelu", "prelu", "value", MEAN),
+    Row("softmax, log_softmax", "softmax", "value", MEAN),
+    Row("glu, swiglu, geglu", "gated", "4096 x 5632, value", MEAN),
+    Row(
+        "elementwise losses with their gradients",
+        "elementwise_losses",
+        "16,000,000 elements, value and gradient into a given array",
+        MEAN,
+    ),
 ]
-NAMES = {"torch": "PyTorch", FUSED: "PyTorch, fused", DEFAULT: "PyTorch, default"}
+NAMES = {"torch": "PyTorch", "numpy": "NumPy", FUSED: "PyTorch, fused", DEFAULT: "PyTorch, default"}
 
 
 Records = dict[str, dict[str, Any]]
@@ -115,7 +130,7 @@ def read(results: Path) -> Records:
 def _table(records: Records, rows: Iterable[Row]) -> list[str]:
     lines = [_line(row, records[row.noun]) for row in rows]
     head = [
-        "| work | innerloop | of its limit | the peer | | ratio |",
+        "| work | innerloop | of its limit | beside | ratio |",
         "|---|---:|---:|---:|---|---:|",
     ]
     return [*_about(records), "", *head, *lines]
@@ -168,10 +183,11 @@ def _about(records: Records) -> list[str]:
         return ", ".join(dict.fromkeys(str(context[key]) for context in contexts))
 
     return [
-        f"A ratio is the peer's time divided by ours in the same run: above 1, innerloop is "
-        f"faster. {every('processor')}, {every('isa')}, {every('threads')} threads, PyTorch "
-        f"{every('torch')}, innerloop at {every('commit')}; float32 where nothing else is said. "
-        "The limit is the slower of arithmetic and memory, as the run itself measured them."
+        f"A ratio is the peer's time divided by ours, the median of rounds in one run: above 1, "
+        f"innerloop is faster. \\*: another process took a core meanwhile. {every('processor')}, "
+        f"{every('isa')}, {every('threads')} threads, PyTorch {every('torch')}, innerloop at "
+        f"{every('commit')}; float32 where nothing else is said. The limit is the slower of "
+        "arithmetic and memory, as the run itself measured them."
     ]
 
 
@@ -186,7 +202,7 @@ def _line(row: Row, record: dict[str, Any]) -> str:
         mean = record["geometric_means"].get(row.group, {}).get(row.peer)
         if mean is None:
             raise LookupError(f"{record['noun']}: no {row.group!r} beside {row.peer}")
-        return f"| {row.work}: geometric mean | | | | {peer} | {_ratio(mean)} |"
+        return f"| {row.work}: geometric mean | | | {peer} | {_ratio(mean)} |"
     if row.case in (BEST, WORST):
         chosen.sort(key=lambda case: case["ratios"][row.peer], reverse=row.case == BEST)
     else:
@@ -194,12 +210,11 @@ def _line(row: Row, record: dict[str, Any]) -> str:
     if not chosen:
         raise LookupError(f"{record['noun']}: no {row.case!r} in {row.group!r} beside {row.peer}")
     case = chosen[0]
-    ours, theirs = (human_time(case["seconds"][name]["median"]) for name in (OURS, row.peer))
+    ours = human_time(case["seconds"][OURS]["median"])
     work = f"{row.work.rstrip(': ')}: {case['case']}"
-    reached = f"{case['of_limit']:.0%}"
-    return (
-        f"| {work} | {ours} | {reached} | {theirs} | {peer} | {_ratio(case['ratios'][row.peer])} |"
-    )
+    star = "\\*" if case.get("mood", {}).get("disturbed") else ""
+    ratio = _ratio(case["ratios"][row.peer])
+    return f"| {work} | {ours}{star} | {case['of_limit']:.0%} | {peer} | {ratio} |"
 
 
 def _ratio(value: float) -> str:
