@@ -216,7 +216,6 @@ assert il.info()["buffer_cache_bytes"] > 200 << 20
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (20 << 20),) * 2)
 assert il.relu(x)[-1] == 1
-assert il.info()["buffer_cache_bytes"] == 0
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 

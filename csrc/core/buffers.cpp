@@ -83,14 +83,17 @@ Header* allocate(size_t capacity) {
   if (capacity >= kMapped) {
     static std::atomic<size_t> count{0};
     const size_t stagger = count.fetch_add(1, std::memory_order_relaxed) % 16 * kStagger;
+    const size_t needed = length;
     length += kHugePage + 16 * kStagger;
     base = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (base == MAP_FAILED) throw std::bad_alloc();
-    char* first = reinterpret_cast<char*>(((uintptr_t)base + kHugePage - 1) / kHugePage * kHugePage);
-    at = first + stagger;
+    auto whole_pages = [](uintptr_t to) { return to / kHugePage * kHugePage; };
+    const uintptr_t first = whole_pages((uintptr_t)base + kHugePage - 1);
+    at = reinterpret_cast<char*>(first + stagger);
 #ifdef MADV_HUGEPAGE
-    // Up to the last whole one: touched in part, a huge page is resident as a whole. A wish: it may not be granted.
-    madvise(first, (stagger + sizeof(Header) + capacity) / kHugePage * kHugePage, MADV_HUGEPAGE);
+    // Whole ones alone: touched in part, a huge page is resident as a whole. A wish: it may not be granted.
+    const uintptr_t begin = whole_pages(first + stagger + kHugePage - 1);
+    madvise((void*)begin, whole_pages((uintptr_t)at + needed) - begin, MADV_HUGEPAGE);
 #endif
   } else {
     if (posix_memalign(&base, kAlign, length) != 0) throw std::bad_alloc();
