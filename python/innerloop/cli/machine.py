@@ -88,7 +88,9 @@ def commit() -> str | None:
 
     try:
         git("ls-files", "--error-unmatch", here.name)  # not merely inside somebody's repository
-        changed = "+changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+        # From the checkout's top, and but for what the benchmark itself writes.
+        others = ("--", ":/", ":(exclude,top)bench/results")
+        changed = "+changes" if git("status", "--porcelain", "-uno", *others) else ""
         return git("rev-parse", "--short=10", "HEAD") + changed
     except (OSError, subprocess.SubprocessError):
         return None
