@@ -18,6 +18,13 @@ settings.load_profile("fixed")
 
 TARGETS = [*il.isas(), "reference"]
 
+BUILDERS = ("test_cpp.py", "test_two_files.py")  # a few tests that take minutes each
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with those that build: of several workers, none is left alone with them at the end."""
+    items.sort(key=lambda item: item.path.name not in BUILDERS)
+
 
 @pytest.fixture(params=TARGETS)
 def target(request: pytest.FixtureRequest) -> Iterator[str]:
