@@ -104,6 +104,11 @@ def set_num_threads(n: int) -> None:
     The first choice is ``INNERLOOP_NUM_THREADS``, ``OMP_NUM_THREADS``, or the cores that the
     process may run on. Results are the same bits for any number.
 
+    Parameters
+    ----------
+    n : int
+        At least 1; it may exceed the cores.
+
     Raises
     ------
     TypeError
@@ -126,6 +131,11 @@ def set_cache_limit(bytes: int) -> None:
     are made in the memory of earlier ones that have been freed. The first limit is a sixteenth of
     the machine's memory, or of what its cgroup allows. Memory above the limit is given back at
     once. ``info()`` tells the limit and what is kept.
+
+    Parameters
+    ----------
+    bytes : int
+        At least 0.
 
     Raises
     ------

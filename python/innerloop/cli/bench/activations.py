@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import innerloop as il
 from innerloop import reference
 
-from .harness import Case, Make, close, rotating, sets_to_rotate
+from .harness import Case, Make, agree, rotating, sets_to_rotate
 from .operations import operations
 from .peers import Calls, Peers
 
@@ -67,12 +67,7 @@ def _case(beside: Peers, name: str, size: int, fresh: bool, dtype: Any = np.floa
     run, peers = _contenders(beside, name, x, y)
     tolerance = 2e-5 if dtype is np.float32 else 1e-2
 
-    def check() -> None:
-        ours = np.array(run())
-        for peer in peers.values():
-            theirs = peer()
-            close(ours, theirs.float() if dtype is not np.float32 else theirs, tolerance)
-
+    check = functools.partial(agree, run, peers, tolerance)
     kind = "" if dtype is np.float32 else f"{np.dtype(dtype)}, "
     group = f"{size:,} elements, {kind}{'fresh' if fresh else 'out='}"
     moved = 2.0 * x.nbytes

@@ -11,7 +11,7 @@ import numpy as np
 import innerloop as il
 from innerloop import reference
 
-from .harness import Case, Make, close
+from .harness import Case, Make, agree
 from .operations import operations
 from .peers import Peers
 
@@ -45,18 +45,15 @@ def _case(torch: Any, name: str, shape: tuple[int, int], backward: bool) -> Case
         else:
             peers["torch"] = functools.partial(peer, tx)
 
-    def check() -> None:
-        ours = np.array(run())
-        for other in peers.values():
-            close(ours, other())
-
     moved = 4.0 * (2 * x.size + dy.size if backward else x.size + dy.size)
     kind = "gradient (torch: and value)" if backward else "value"
     formula = getattr(reference, f"{name}_backward" if backward else name)
     few = [np.ascontiguousarray(a[:2]) for a in ((dy, x) if backward else (x,))]
     flops = operations(formula, *few) * few[0].shape[1] * shape[0]
     group = f"{shape[0]} x {shape[1]}, {kind}"
-    return Case(name, group, run, peers, moved, moved, flops, check=check)
+    return Case(
+        name, group, run, peers, moved, moved, flops, check=functools.partial(agree, run, peers)
+    )
 
 
 def _torch(torch: Any, name: str) -> Callable[[Any], Any] | None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 OURS = "innerloop"
 # Seconds after a block until the workers rest. OpenBLAS spins for 2**26 ticks of the processor:
@@ -182,9 +183,30 @@ def geometric_mean(values: list[float]) -> float:
     return statistics.geometric_mean(values)
 
 
+def agree(
+    run: Callable[[], Any], peers: dict[str, Callable[[], Any]], tolerance: float = 2e-5
+) -> None:
+    """Raise AssertionError unless what `run` returns, one array or a tuple, is every peer's."""
+    for peer in peers.values():
+        ours = run()
+        ours = [np.array(a) for a in (ours if isinstance(ours, tuple) else (ours,))]
+        theirs = peer()  # maybe in the place of ours
+        for actual, expected in zip(
+            ours, theirs if isinstance(theirs, tuple) else (theirs,), strict=True
+        ):
+            close(actual, expected, tolerance)
+
+
+def _numpy(result: Any) -> NDArray:
+    """Return an array of any library; PyTorch's bfloat16, which NumPy does not know, as float32."""
+    return np.asarray(
+        result.float() if str(getattr(result, "dtype", "")) == "torch.bfloat16" else result
+    )
+
+
 def close(actual: object, expected: object, tolerance: float = 2e-5) -> None:
     """Raise AssertionError unless two results agree, relative to the largest element."""
-    a, e = np.asarray(actual), np.asarray(expected)
+    a, e = _numpy(actual), _numpy(expected)
     assert a.shape == e.shape, f"shapes differ: {a.shape}, {e.shape}"
     a, e = a.reshape(-1), e.reshape(-1)
     gap, largest = 0.0, 0.0

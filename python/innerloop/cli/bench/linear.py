@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import innerloop as il
 
-from .harness import Case, Make, close, rotating, sets_to_rotate
+from .harness import Case, Make, agree, close, rotating, sets_to_rotate
 from .peers import Calls, Peers
 
 SHAPES = (
@@ -84,28 +84,16 @@ def _case(
 ) -> Case:
     """Return a case of one product; `changed` are fields that are not a product's."""
 
-    def check() -> None:
-        for peer in peers.values():
-            ours, theirs = run(), peer()
-            pairs = zip(ours, theirs, strict=True) if isinstance(ours, tuple) else [(ours, theirs)]
-            for actual, expected in pairs:
-                close(actual, _numpy(expected), tolerance)
-
     m, k, n = shape
     moved = float(np.dtype(dtype).itemsize * (m * k + k * n + n + m * n))
     fields: dict[str, Any] = {
         "moved": moved,
         "footprint": moved,
         "flops": 2.0 * m * k * n,
-        "check": check,
+        "check": functools.partial(agree, run, peers, tolerance),
+        "dtype": "float64" if dtype is np.float64 else "float32",
     }
-    fields["dtype"] = "float64" if dtype is np.float64 else "float32"
     return Case(",".join(map(str, shape)), group, run, peers, **fields | changed)
-
-
-def _numpy(result: Any) -> Any:
-    """Return PyTorch's bfloat16, which NumPy does not know, as float32."""
-    return result.float() if str(getattr(result, "dtype", "")) == "torch.bfloat16" else result
 
 
 def _torch(beside: Peers, activation: str | None, *arrays: NDArray) -> Calls:

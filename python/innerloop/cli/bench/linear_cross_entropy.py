@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 import innerloop as il
 from innerloop import _core
 
-from .harness import Case, Make, close
+from .harness import Case, Make, agree
 from .peers import Calls, Peers
 
 SHAPES = ((512, 512, 32000), (2048, 256, 8000), (4096, 128, 1000))
@@ -48,11 +48,6 @@ def _case(beside: Peers, shape: tuple[int, int, int], order: str) -> Case:
 
     peers = _torch(beside, x, stored, b, target) | _jax(beside, x, stored, b, target)
 
-    def check() -> None:
-        for peer in peers.values():
-            for actual, expected in zip(run(), peer(), strict=True):
-                close(actual, expected, 1e-4)
-
     moved = 8.0 * (x.size + stored.size + classes)
     return Case(
         name=f"{rows} x {k} x {classes}",
@@ -63,7 +58,7 @@ def _case(beside: Peers, shape: tuple[int, int, int], order: str) -> Case:
         footprint=moved,
         flops=6.0 * rows * k * classes,
         note=_megabytes({"innerloop": run, **peers}),
-        check=check,
+        check=functools.partial(agree, run, peers, 1e-4),
     )
 
 

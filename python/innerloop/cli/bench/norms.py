@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import innerloop as il
 from innerloop import reference
 
-from .harness import Case, Make, close
+from .harness import Case, Make, agree
 from .operations import operations
 from .peers import Calls, Peers
 
@@ -53,16 +53,7 @@ def _case(
 ) -> Case:
     """`footprint`: bytes of all arrays, where some are read twice; else as many as are moved."""
 
-    def check() -> None:
-        ours = run()
-        for peer in peers.values():
-            theirs = peer()
-            pairs = zip(ours, theirs, strict=True) if isinstance(ours, tuple) else [(ours, theirs)]
-            for a, b in pairs:
-                expected = np.asarray(b.float())
-                scale = max(1.0, float(abs(expected).max()))
-                close(np.asarray(a) / np.float32(scale), expected / np.float32(scale), tolerance)
-
+    check = functools.partial(agree, run, peers, tolerance)
     group, kind = name.partition(", ")[::2]
     sizes = " x ".join(map(str, shape))
     flops = each * math.prod(shape)

@@ -104,15 +104,17 @@ def show_machine(machine: dict[str, Any], markdown: bool) -> None:
     show_table("memory", columns, rows, markdown=markdown)
 
 
+def trip_text(nanoseconds: int | None) -> str:
+    """Return a cache line's round trip in words."""
+    return "unknown (no two cores were free)" if nanoseconds is None else f"{nanoseconds} ns"
+
+
 def context_lines(about: dict[str, Any]) -> list[str]:
     """Return the context as sentences."""
     commit = f" at {about['commit']}" if about["commit"] else ""
     titles = {"torch": "PyTorch", "jax": "JAX", "sklearn": "scikit-learn"}
     versions = [f"{titles[n]} {about[n]}" for n in titles if about[n]]
-    trips = [
-        "unknown (no two cores were free)" if t is None else f"{t} ns"
-        for t in (about["round_trip_ns"], about["round_trip_ns_after"])
-    ]
+    trips = [trip_text(about[key]) for key in ("round_trip_ns", "round_trip_ns_after")]
     joined = about["machine"]["fork_join_ns"]
     lines = [
         f"{about['processor']}, {about['isa']}, {about['threads']} threads; innerloop "

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import innerloop as il
 from innerloop import reference
 
-from .harness import Case, Make, close
+from .harness import Case, Make, agree
 from .operations import operations
 from .peers import Calls, Peers
 
@@ -49,13 +49,7 @@ def _case(
     arrays: float,
     each: float,
 ) -> Case:
-    def check() -> None:
-        for peer in peers.values():
-            ours, theirs = run(), peer()
-            pairs = zip(ours, theirs, strict=True) if isinstance(ours, tuple) else [(ours, theirs)]
-            for actual, expected in pairs:
-                close(actual, expected, 1e-4)
-
+    check = functools.partial(agree, run, peers, 1e-4)
     moved = 4.0 * arrays * shape[0] * shape[1]
     title = f"{name}, {shape[0]} x {shape[1]}"
     flops = each * shape[0] * shape[1]
@@ -90,10 +84,8 @@ def _backward(beside: Peers, name: str, shape: tuple[int, int]) -> Case:
         ty, tdy = map(torch.from_numpy, (y, dy))
         native = getattr(torch.ops.aten, f"_{name}_backward_data", None)
         if native is not None:
-            out = torch.zeros_like(ty)
-            peers["torch"] = functools.partial(native.out, tdy, ty, -1, torch.float32)
-            key = "grad_input" if name == "softmax" else "out"
-            peers["torch"] = functools.partial(peers["torch"], **{key: out})
+            out = {"grad_input" if name == "softmax" else "out": torch.zeros_like(ty)}
+            peers["torch"] = functools.partial(native.out, tdy, ty, -1, torch.float32, **out)
     run = functools.partial(getattr(il, f"{name}_backward"), dy, y, out=np.zeros_like(y))
     each = operations(getattr(reference, f"{name}_backward"), dy[:8], y[:8])
     return _case(name, shape, "gradient", run, peers, 3, each)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import innerloop as il
 from innerloop import reference
 
-from .harness import Case, Make, close
+from .harness import Case, Make, agree
 from .operations import operations
 from .peers import Calls, Peers
 
@@ -55,13 +55,9 @@ def _case(beside: Peers, shape: tuple[int, int], where: str) -> Case:
         peers["numpy"] = lambda: _numpy(logits, target)
         peers |= _jax(beside, logits, target) | _sklearn(beside, logits, target)
 
-    def check() -> None:
-        for peer in peers.values():
-            fresh = logits.copy()
-            for actual, expected in zip(
-                run(fresh, fresh if where == "over" else out), peer(), strict=True
-            ):
-                close(actual, expected, 1e-4)
+    def over_fresh() -> Any:
+        fresh = logits.copy()
+        return run(fresh, fresh if where == "over" else out)
 
     return Case(
         name=f"{shape[0]} x {shape[1]}",
@@ -72,7 +68,7 @@ def _case(beside: Peers, shape: tuple[int, int], where: str) -> Case:
         footprint=(4.0 if where == "over" else 8.0) * logits.size,
         flops=logits.size
         * operations(reference.softmax_cross_entropy, logits[:8], target[:8], return_grad=True),
-        check=check,
+        check=functools.partial(agree, over_fresh, peers, 1e-4),
     )
 
 
