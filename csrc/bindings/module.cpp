@@ -62,4 +62,5 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   bind_linear_cross_entropy(m);
   bind_norms(m);
   bind_dropout(m);
+  bind_mlp(m);
 }

@@ -19,5 +19,6 @@ void bind_storage(pybind11::module_& m);
 void bind_linear_cross_entropy(pybind11::module_& m);
 void bind_norms(pybind11::module_& m);
 void bind_dropout(pybind11::module_& m);
+void bind_mlp(pybind11::module_& m);
 
 }  // namespace innerloop

@@ -1,5 +1,5 @@
 // Python's optimizers: converts, checks, releases the GIL, calls the list.
-#include "core/optimizers.h"
+#include "bindings/optimizers.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -230,17 +230,34 @@ double run_reference(const Optimizer& optimizer, const std::vector<Group>& group
   return norm;
 }
 
-// `group_list` holds (how many arrays, step, numbers) of each group, with None for all of the arrays; params, grads and
-// each list of states go over all groups. Returns the norm of the gradients, or None without max_norm.
-// `scales` holds a list for each state, or None; `masters` is a list or None: see StoredArrays.
-py::object step(const std::string& name, py::handle params, py::handle grads, const py::tuple& states,
-                const py::list& group_list, py::handle max_norm, py::handle grad_scale, py::handle masters,
-                py::handle scales, py::handle seed_number) {
-  const Optimizer& optimizer = find_optimizer(name);
-  const StepOptions options = read_options(max_norm, grad_scale);
+}  // namespace
+
+struct BoundStep::Arrays {
+  std::vector<Group> groups;
+  Operand operands[kStoredOperands];
+  std::vector<bool> plain;
+};
+
+StepNumbers::StepNumbers(const Optimizer& optimizer, const py::list& of_groups, py::handle max_norm,
+                         py::handle grad_scale)
+    : options(read_options(max_norm, grad_scale)) {
+  for (const py::handle group : of_groups) {
+    const Numbers numbers = read_numbers(optimizer, group.cast<py::dict>());
+    groups.push_back({numbers.values, numbers.maximize, numbers.l1});
+  }
+}
+
+BoundStep::BoundStep(const std::string& name, py::handle params, py::handle grads, const py::tuple& states,
+                     const py::list& group_list, py::handle max_norm, py::handle grad_scale, py::handle masters,
+                     py::handle scales, py::handle seed_number)
+    : optimizer(find_optimizer(name)),
+      options(read_options(max_norm, grad_scale)),
+      seed(word64(seed_number, "seed")),
+      arrays(std::make_unique<Arrays>()) {
+  std::vector<Group>& groups = arrays->groups;
+  Operand* operands = arrays->operands;
   const int count = 2 + optimizer.state_count;
   if ((int)states.size() != optimizer.state_count) throw TypeError(name + ": wrong number of states");
-  std::vector<Group> groups;
   size_t end = 0;
   for (const py::handle item : group_list) {
     const py::tuple group = py::reinterpret_borrow<py::tuple>(item);
@@ -251,7 +268,6 @@ py::object step(const std::string& name, py::handle params, py::handle grads, co
   }
 
   // Everything is converted first: what follows reads pointers, and no Python code may run in between.
-  Operand operands[kStoredOperands];
   operands[0] = Operand("params", params, false);
   operands[1] = Operand("grads", grads, false);
   for (int s = 0; s < optimizer.state_count; s++) {
@@ -270,25 +286,23 @@ py::object step(const std::string& name, py::handle params, py::handle grads, co
     operands[kScalesOperand + s] = Operand(std::string(optimizer.states[s].name) + "_scales",
                                            py::reinterpret_borrow<py::tuple>(scales)[(size_t)s], true);
   }
-  const uint64_t seed = word64(seed_number, "seed");
-  const size_t arrays = operands[0].size();
+  const size_t n = operands[0].size();
   for (int op = 1; op < kStoredOperands; op++) {
-    if (operands[op].is_given() && operands[op].size() != arrays) {
-      throw ValueError(operands[op].name + " must hold as many arrays as params, " + std::to_string(arrays) + ", got " +
+    if (operands[op].is_given() && operands[op].size() != n) {
+      throw ValueError(operands[op].name + " must hold as many arrays as params, " + std::to_string(n) + ", got " +
                        std::to_string(operands[op].size()));
     }
   }
-  if (!groups.empty() && groups.back().end == SIZE_MAX) groups.back().end = arrays;
-  if (groups.empty() || groups.back().end != arrays) throw ValueError("the groups must hold all of params");
+  if (!groups.empty() && groups.back().end == SIZE_MAX) groups.back().end = n;
+  if (groups.empty() || groups.back().end != n) throw ValueError("the groups must hold all of params");
 
-  OptimizerStep work(optimizer, options, arrays);
-  std::vector<bool> plain;
-  plain.reserve(arrays);
+  work = std::make_unique<OptimizerStep>(optimizer, options, n);
+  arrays->plain.reserve(n);
   TensorView views[kMaxOperands];
   size_t i = 0;
   for (const Group& group : groups) {
     const double* values = group.numbers.values.value;
-    work.begin_group(values, group.numbers.maximize, group.numbers.l1, (double)group.step);
+    work->begin_group(values, group.numbers.maximize, group.numbers.l1, (double)group.step);
     for (; i < group.end; i++) {
       unsigned given = 0;
       for (int op = 0; op < count; op++) {
@@ -307,20 +321,52 @@ py::object step(const std::string& name, py::handle params, py::handle grads, co
       stored.has_master = master.is_given(i);
       if (stored.has_master) read_view(master.ndarray(i), master.label(i), stored.master);
       stored.key = rounding_key(seed, (uint64_t)group.step, i);
-      plain.push_back(work.add(views, given, stored));
+      arrays->plain.push_back(work->add(views, given, stored));
     }
   }
-  work.check_overlap(
+  work->check_overlap(
       [&](size_t k, int op, size_t j, int other) { refuse_overlap(operands[op], k, operands[other], j); });
+}
 
+BoundStep::~BoundStep() = default;
+
+double BoundStep::run_reference() const {
+  return innerloop::run_reference(optimizer, arrays->groups, arrays->operands, options, arrays->plain, seed);
+}
+
+bool BoundStep::renews_with(const StepNumbers& numbers) const {
+  if (numbers.groups.size() != arrays->groups.size() || numbers.options.clip != options.clip) return false;
+  for (size_t g = 0; g < numbers.groups.size(); g++) {
+    if (used_states(optimizer, numbers.groups[g].values.value) != arrays->groups[g].used) return false;
+  }
+  return true;
+}
+
+void BoundStep::renew(const StepNumbers& numbers, int64_t step) {
+  size_t i = 0;
+  work->renew_options(numbers.options.grad_scale, numbers.options.max_norm);
+  for (size_t g = 0; g < numbers.groups.size(); g++) {
+    const StepNumbers::Group& group = numbers.groups[g];
+    work->renew_group(g, group.values.value, group.maximize, group.l1, (double)step);
+    for (; i < arrays->groups[g].end; i++) work->renew_key(i, rounding_key(seed, (uint64_t)step, i));
+  }
+}
+
+namespace {
+
+// Returns the norm of the gradients, or None without max_norm. The arguments are BoundStep's.
+py::object step(const std::string& name, py::handle params, py::handle grads, const py::tuple& states,
+                const py::list& group_list, py::handle max_norm, py::handle grad_scale, py::handle masters,
+                py::handle scales, py::handle seed) {
+  const BoundStep bound(name, params, grads, states, group_list, max_norm, grad_scale, masters, scales, seed);
   double norm = 0;
   if (reference_in_use()) {
-    norm = run_reference(optimizer, groups, operands, options, plain, seed);
+    norm = bound.run_reference();
   } else {
     py::gil_scoped_release release;
-    norm = work.run();
+    norm = bound.work->run();
   }
-  return options.clip ? py::object(py::float_(norm)) : py::none();
+  return bound.options.clip ? py::object(py::float_(norm)) : py::none();
 }
 
 // What a step with these would refuse, told before the first: hyperparameters, and params unless it is None.

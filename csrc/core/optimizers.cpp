@@ -53,14 +53,26 @@ OptimizerStep::OptimizerStep(const Optimizer& optimizer, const StepOptions& opti
 }
 
 unsigned OptimizerStep::begin_group(const double* parameters, bool maximize, double l1, double step) {
-  Group group;
-  group.used = used_states(optimizer, parameters);
-  group.maximize = maximize;
-  group.l1 = l1;
-  optimizer.f32.prepare(parameters, step, group.f32);
-  optimizer.f64.prepare(parameters, step, group.f64);
-  groups.push_back(group);
-  return group.used;
+  groups.emplace_back();
+  groups.back().used = used_states(optimizer, parameters);
+  renew_group(groups.size() - 1, parameters, maximize, l1, step);
+  return groups.back().used;
+}
+
+void OptimizerStep::renew_group(size_t i, const double* parameters, bool maximize, double l1, double step) {
+  groups[i].maximize = maximize;
+  groups[i].l1 = l1;
+  optimizer.f32.prepare(parameters, step, groups[i].f32);
+  optimizer.f64.prepare(parameters, step, groups[i].f64);
+}
+
+void OptimizerStep::renew_options(double grad_scale, double max_norm) {
+  options.grad_scale = grad_scale;
+  options.max_norm = max_norm;
+}
+
+void OptimizerStep::renew_key(size_t i, uint64_t key) {
+  if (jobs[i].stored >= 0) stored_steps[(size_t)jobs[i].stored]->renew_key(key);
 }
 
 // Whether every operand is of param's dtype and that is what is computed in; throws where they do not fit together.

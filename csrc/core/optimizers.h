@@ -48,6 +48,12 @@ class OptimizerStep {
   // The arrays added from here on are stepped with these; `step` counts from 1. Returns their used_states.
   unsigned begin_group(const double* parameters, bool maximize, double l1, double step);
 
+  // For another step of the same arrays: the numbers of group i, which use the same states; the options, which clip or
+  // do not as before; and array i's key.
+  void renew_group(size_t i, const double* parameters, bool maximize, double l1, double step);
+  void renew_options(double grad_scale, double max_norm);
+  void renew_key(size_t i, uint64_t key);
+
   // The next parameter array: views of param, grad and the states; those of states that are not given have no data
   // and no meaning. Throws, naming the view, where they do not fit together. A grad has its param's dtype, or float32
   // beside half precision; states have float64 beside it, else float32, bfloat16 or, with scales, uint8.
@@ -78,7 +84,7 @@ class OptimizerStep {
   };
 
   const Optimizer& optimizer;
-  const StepOptions options;
+  StepOptions options;
   std::vector<Group> groups;
   std::vector<Job> jobs;
   std::vector<std::unique_ptr<Walk<kMaxOperands>>> walks;

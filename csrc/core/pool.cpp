@@ -198,6 +198,7 @@ int positive_env(const char* name) {
 
 std::atomic<Pool*> the_pool{nullptr};
 std::atomic<int> the_threads{0};
+thread_local int the_limit = kMaxThreads;  // of the jobs of this thread
 
 Pool& instance() {
   Pool* p = the_pool.load(std::memory_order_acquire);
@@ -232,8 +233,11 @@ int threads() {
     n = default_threads();
     the_threads.store(n, std::memory_order_relaxed);
   }
-  return n;
+  return n < the_limit ? n : the_limit;
 }
+
+Limit::Limit(int n) : outer(the_limit) { the_limit = n < outer ? n : outer; }
+Limit::~Limit() { the_limit = outer; }
 
 void set_threads(int n) { the_threads.store(n < kMaxThreads ? n : kMaxThreads, std::memory_order_relaxed); }
 

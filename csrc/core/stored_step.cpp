@@ -44,13 +44,13 @@ StoredStep::StoredStep(const TensorView* views, unsigned used, const TensorView*
     if ((used >> op & 1) == 0) continue;
     operands[op] = stored(views[op]);
     if (op < 2) continue;
-    operands[op].key = state_key(key, op - 2);
     operands[op].negatives = negatives >> (op - 2) & 1;
     operands[op].scales = scales[op - 2].data;
     if (views[op].dtype == Dtype::u8) operands[op].kind = Kind::in_8_bits;
     if (views[op].dtype == Dtype::bf16) operands[op].kind = Kind::stochastic;
     states_in_bfloat16 &= views[op].dtype == Dtype::bf16;
   }
+  renew_key(key);
   if (master == nullptr) return;
   if (master->dtype == Dtype::f32) {
     has_copy = true;
@@ -61,6 +61,10 @@ StoredStep::StoredStep(const TensorView* views, unsigned used, const TensorView*
     operands[0].lower = master->data;
     operands[0].lower_walk = walk_unless_contiguous(*master);
   }
+}
+
+void StoredStep::renew_key(uint64_t key) {
+  for (int op = 2; op < kMaxOperands; op++) operands[op].key = state_key(key, op - 2);
 }
 
 void StoredStep::widen(const Operand& o, int64_t begin, int64_t end, float* to) const {

@@ -18,6 +18,8 @@ class StoredStep {
   StoredStep(const TensorView* views, unsigned operands, const TensorView* scales, const TensorView* master,
              unsigned negatives, uint64_t key);
 
+  void renew_key(uint64_t key);  // for the next step
+
   void run(const OptimizerKernels& kernels, const StepScalars& scalars, unsigned used, int64_t begin,
            int64_t end) const;
 

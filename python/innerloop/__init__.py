@@ -11,6 +11,7 @@ from . import gated as gated
 from . import linear as _linear
 from . import linear_cross_entropy as _linear_cross_entropy
 from . import losses as losses
+from . import mlp as mlp
 from . import norms as norms
 from . import optimizers as optimizers
 from . import prelu as _prelu
@@ -24,6 +25,7 @@ from .gated import *  # noqa: F403
 from .linear import *  # noqa: F403
 from .linear_cross_entropy import *  # noqa: F403
 from .losses import *  # noqa: F403
+from .mlp import *  # noqa: F403
 from .norms import *  # noqa: F403
 from .optimizers import *  # noqa: F403
 from .prelu import *  # noqa: F403
@@ -39,6 +41,7 @@ __all__ = [
     *_linear.__all__,
     *_linear_cross_entropy.__all__,
     *losses.__all__,
+    *mlp.__all__,
     *norms.__all__,
     *optimizers.__all__,
     *_prelu.__all__,

@@ -291,6 +291,11 @@ class Optimizer:
         TypeError, ValueError
             As the function ``<name>_step``; nothing is changed then.
         """
+        self.grad_norm = _core.optimizer_step(*self._arguments(grads))
+        self.steps += 1
+
+    def _arguments(self, grads: Any) -> tuple[Any, ...]:
+        """What the native step takes for the next one, with its states made."""
         step = self.steps + 1
         numbers = self._numbers(step)
         max_norm, grad_scale = self._options(step)
@@ -305,11 +310,18 @@ class Optimizer:
         stored = None
         if self.state_dtype == "uint8":
             stored = tuple([self.state.get(f"{p}_scales") for p in self._plurals.values()])
-        self.grad_norm = _core.optimizer_step(
+        return (
             *(self._entry.name, self.params, grads, states, groups, max_norm, grad_scale),
             *(self.state.get("masters"), stored, self.seed),
         )
-        self.steps = step
+
+    def _numbers_of(self, steps: int) -> list[tuple[list[dict[str, Any]], Any, Any]]:
+        """The numbers of the next steps, each as the native ones take them; one where all agree."""
+        values = [v for group in self.param_groups for k, v in group.items() if k != "params"]
+        if not any(map(callable, [*values, self.max_norm, self.grad_scale])):
+            steps = 1
+        following = range(self.steps + 1, self.steps + 1 + steps)
+        return [(self._numbers(step), *self._options(step)) for step in following]
 
     def state_dict(self) -> dict[str, NDArray]:
         """Return all that `load_state_dict` needs to go on from here, as copies.

@@ -13,6 +13,7 @@ from . import elementwise_losses as elementwise_losses
 from . import gated as gated
 from . import gradients as gradients
 from . import losses as losses
+from . import mlp as mlp
 from . import norms as norms
 from . import optimizers as optimizers
 from .activations import log_softmax as log_softmax

@@ -1,0 +1,254 @@
+// Python's networks: converts, checks, releases the GIL, calls core/mlp.h.
+#include "core/mlp.h"
+
+#include <string.h>
+
+#include <chrono>
+#include <exception>
+#include <memory>
+
+#include "bindings/arrays.h"
+#include "bindings/linear.h"
+#include "bindings/losses.h"
+#include "bindings/nouns.h"
+#include "bindings/numbers.h"
+#include "bindings/optimizers.h"
+#include "core/checks.h"
+#include "core/dispatch.h"
+#include "core/elementwise_losses.h"
+
+namespace innerloop {
+namespace {
+
+constexpr auto kAsks = std::chrono::milliseconds(20);  // how often training asks whether somebody pressed Ctrl-C
+
+// The weights of a network, which belong to Python, and what is done with them.
+class Network {
+ public:
+  // `layers` holds (w, b, activation, {parameter: number}, dropout) of each, contiguous and of one dtype; `objective`
+  // is a dict as reference/mlp.py has it.
+  Network(const py::list& layers, const py::dict& objective, py::handle seed) {
+    network.seed = word64(seed, "seed");
+    for (const py::handle item : layers) {
+      const py::tuple given = py::reinterpret_borrow<py::tuple>(item);
+      held.push_back(arguments.in(given[0], "w"));
+      const TensorView w = held.back().view;
+      held.push_back(arguments.in(given[1], "b"));
+      const std::string name = text(given[2], "activation");
+      const Activation& activation = find_activation(name);
+      const ParameterValues values =
+          parameter_values(activation.name, activation.parameters, activation.parameter_count, given[3]);
+      MlpLayer layer = {w, held.back().view, name, {}, number(given[4], "dropout")};
+      memcpy(layer.parameters, values.value, sizeof layer.parameters);
+      network.dtype = w.dtype;
+      network.layers.push_back(layer);
+    }
+    MlpObjective& o = network.objective;
+    o.loss = text(objective["loss"], "loss");
+    const py::dict parameters = objective["parameters"];
+    if (o.loss == "softmax_cross_entropy") {
+      if (parameters.contains("label_smoothing")) o.label_smoothing = number(parameters["label_smoothing"], "");
+      if (parameters.contains("z_loss")) o.z_loss = number(parameters["z_loss"], "");
+    } else {
+      const ElementwiseLoss& loss = find_elementwise_loss(o.loss);
+      const ParameterValues values = parameter_values(loss.name, loss.parameters, loss.parameter_count, parameters);
+      memcpy(o.parameters, values.value, sizeof o.parameters);
+    }
+    o.value_scale = number(objective["value_scale"], "value_scale");
+    o.gradient_scale = number(objective["gradient_scale"], "gradient_scale");
+    o.l1 = number(objective["l1"], "l1");
+    o.l2 = number(objective["l2"], "l2");
+    o.penalty_over_weights = boolean(objective["penalty_over_weights"], "penalty_over_weights");
+  }
+
+  py::object forward(py::handle x) const {
+    Arguments call;
+    const Array ax = call.in(x, "X");
+    check_rows(ax.view);
+    const Array y = call.fresh(network.dtype, {ax.view.shape[0], network.outputs()});
+    {
+      py::gil_scoped_release release;
+      mlp_forward(network, ax.view, y.view);
+    }
+    return y.owner;
+  }
+
+  // The loss; its gradients into `grads`, a list of dw, db, dw, ..., unless that is None.
+  double loss(py::handle x, py::handle target, py::handle sample_weight, py::handle grads,
+              py::handle dropout_offset) const {
+    const Learns learns(*this, x, target, sample_weight);
+    const Gradients gradients(*this, grads);
+    uint64_t offset = 0;
+    if (!dropout_offset.is_none()) offset = word64(dropout_offset, "dropout_offset");
+    const bool drops = !dropout_offset.is_none();
+    py::gil_scoped_release release;
+    return mlp_loss(network, learns.rows, gradients.all.empty() ? nullptr : gradients.all.data(),
+                    drops ? &offset : nullptr);
+  }
+
+  // Trains on the rows of `order`, or on all as they come where it is None. `step` holds BoundStep's arguments, for the
+  // first step; `numbers` what StepNumbers takes for each step, or once for all: where a step uses other states than
+  // the first, training ends before it. Returns (sum of loss * rows, rows, steps, threads, an exception or None).
+  py::tuple epoch(py::handle x, py::handle target, py::handle sample_weight, py::handle order, py::handle batch,
+                  py::handle grads, const py::tuple& step, const py::list& numbers, py::handle dropout_offset,
+                  py::handle threads) const {
+    const Learns learns(*this, x, target, sample_weight);
+    const Gradients gradients(*this, grads);
+    MlpEpoch e;
+    e.count = learns.rows.x.shape[0];
+    Arguments call;
+    std::optional<Array> aorder;
+    if (!order.is_none()) {
+      aorder = call.in(order, "order");
+      e.count = check_order(aorder->view, e.count);
+      e.order = reinterpret_cast<const int64_t*>(aorder->view.data);
+    }
+    e.batch = integer(batch, "batch_size");
+    e.dropout_offset = word64(dropout_offset, "dropout_offset");
+    e.threads = (int)integer(threads, "n_threads");
+
+    BoundStep bound(step[0].cast<std::string>(), step[1], step[2], step[3], step[4], step[5], step[6], step[7], step[8],
+                    step[9]);
+    e.step = bound.work.get();
+    const int64_t first_step = step[4].cast<py::list>()[0].cast<py::tuple>()[1].cast<int64_t>();
+    std::vector<StepNumbers> renewals;
+    for (const py::handle item : numbers) {
+      const py::tuple given = py::reinterpret_borrow<py::tuple>(item);
+      renewals.emplace_back(bound.optimizer, given[0].cast<py::list>(), given[1], given[2]);
+    }
+    e.prepare = [&](int64_t k) {
+      const size_t i = (size_t)k < renewals.size() ? (size_t)k : renewals.size() - 1;
+      if (k > 0) bound.renew(renewals[i], first_step + k);
+    };
+
+    std::exception_ptr error;
+    MlpProgress progress;
+    {
+      py::gil_scoped_release release;
+      auto asked = std::chrono::steady_clock::now();
+      e.stop = [&] {
+        // The next step's numbers may use other states: a call of its own.
+        const auto next = (size_t)progress.steps;
+        if (renewals.size() > 1 && next < renewals.size() && !bound.renews_with(renewals[next])) return true;
+        const auto now = std::chrono::steady_clock::now();
+        if (now - asked < kAsks) return false;
+        asked = now;
+        py::gil_scoped_acquire acquire;
+        return PyErr_CheckSignals() != 0;
+      };
+      try {
+        mlp_epoch(network, learns.rows, gradients.all.data(), e, progress);
+      } catch (...) {
+        if (progress.steps == 0) throw;
+        error = std::current_exception();
+      }
+    }
+    py::object raised = py::none();
+    if (PyErr_Occurred()) {
+      const py::error_already_set signal;
+      raised = signal.value();
+    } else if (error) {
+      try {
+        std::rethrow_exception(error);
+      } catch (const std::bad_alloc&) {
+        raised = py::reinterpret_borrow<py::object>(PyExc_MemoryError)();
+      } catch (const std::exception& e) {
+        raised = py::reinterpret_borrow<py::object>(PyExc_ValueError)(e.what());
+      }
+    }
+    return py::make_tuple(progress.loss, progress.rows, progress.steps, progress.threads, raised);
+  }
+
+ private:
+  MlpNetwork network;
+  Arguments arguments;
+  std::vector<Array> held;  // w, b, w, ...
+
+  void check_rows(const TensorView& x) const {
+    check_dtype(x, network.dtype, "that of the weights");
+    if (x.ndim != 2 || x.shape[1] != network.inputs()) {
+      throw ValueError(std::string(x.name) + " must have the shape (n, " + std::to_string(network.inputs()) +
+                       "), got " + describe(x));
+    }
+  }
+
+  static int64_t check_order(const TensorView& order, int64_t rows) {
+    check_dtype(order, Dtype::i64, "indices of rows");
+    if (order.ndim != 1 || !is_contiguous(order)) {
+      throw ValueError("order must be contiguous and have one axis, got " + describe(order));
+    }
+    const auto* index = reinterpret_cast<const int64_t*>(order.data);
+    for (int64_t i = 0; i < order.shape[0]; i++) {
+      if (index[i] >= 0 && index[i] < rows) continue;
+      throw IndexError("order must hold indices of the " + std::to_string(rows) + " rows of X, got " +
+                       std::to_string(index[i]) + " at " + shape_text({i}));
+    }
+    return order.shape[0];
+  }
+
+  // What a call learns from.
+  struct Learns {
+    Arguments call;
+    MlpRows rows;
+    std::optional<Array> weight;
+    std::vector<Array> owners;
+
+    Learns(const Network& of, py::handle x, py::handle target, py::handle sample_weight) {
+      owners.push_back(call.in(x, "X"));
+      rows.x = owners.back().view;
+      of.check_rows(rows.x);
+      owners.push_back(call.in(target, "y"));
+      rows.target = owners.back().view;
+      const int64_t n = rows.x.shape[0];
+      const bool labels = is_integer(rows.target.dtype);
+      if (labels && of.network.objective.loss != "softmax_cross_entropy") {
+        check_dtype(rows.target, of.network.dtype, "that of the weights");
+      }
+      if (labels) {
+        check_shape(rows.target, Shape{n}, "a label for each row of X");
+      } else {
+        check_dtype(rows.target, of.network.dtype, "that of the weights");
+        check_shape(rows.target, Shape{n, of.network.outputs()}, "an output of the network for each row of X");
+      }
+      rows.sample_weight = nullptr;
+      if (sample_weight.is_none()) return;
+      weight = call.in(sample_weight, "sample_weight");
+      check_dtype(weight->view, of.network.dtype, "that of the weights");
+      check_shape(weight->view, Shape{n}, "a weight for each row of X");
+      rows.sample_weight = &weight->view;
+    }
+  };
+
+  struct Gradients {
+    Arguments call;
+    std::vector<Array> owners;
+    std::vector<MlpGradients> all;
+
+    Gradients(const Network& of, py::handle grads) {
+      if (grads.is_none()) return;
+      const py::list given = py::reinterpret_borrow<py::list>(grads);
+      if (given.size() != of.held.size()) throw ValueError("grads must hold an array for each parameter");
+      for (size_t i = 0; i < given.size(); i++) {
+        owners.push_back(call.in(given[i], "grads"));
+        const TensorView& g = owners.back().view;
+        check_dtype(g, of.network.dtype, "that of the weights");
+        check_shape(g, of.held[i].view);
+        check_output(g);
+        if (!is_contiguous(g)) throw ValueError("grads must be contiguous, got strides");
+        if (i % 2 == 1) all.push_back({owners[i - 1].view, g});
+      }
+    }
+  };
+};
+
+}  // namespace
+
+void bind_mlp(py::module_& m) {
+  py::class_<Network>(m, "Network")
+      .def(py::init<const py::list&, const py::dict&, py::handle>())
+      .def("forward", &Network::forward)
+      .def("loss", &Network::loss)
+      .def("epoch", &Network::epoch);
+}
+
+}  // namespace innerloop

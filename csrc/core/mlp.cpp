@@ -1,0 +1,401 @@
+#include "core/mlp.h"
+
+#include <string.h>
+
+#include <algorithm>
+#include <chrono>
+#include <new>
+
+#include "core/call.h"
+#include "core/dispatch.h"
+#include "core/dropout.h"
+#include "core/elementwise_losses.h"
+#include "core/linear.h"
+#include "core/rows.h"
+#include "core/softmax_cross_entropy.h"
+
+namespace innerloop {
+namespace {
+
+constexpr int64_t kForwardRows = 512;  // rows that go through all layers at a time where nothing is kept of them
+constexpr int kTrials = 4;             // batches by which a number of threads is judged
+
+int64_t bytes_of(int64_t rows, int64_t columns, Dtype dtype) {
+  int64_t bytes;
+  if (__builtin_mul_overflow(rows, columns, &bytes) ||
+      __builtin_mul_overflow(bytes, (int64_t)dtype_size(dtype), &bytes)) {
+    throw std::bad_alloc();
+  }
+  return bytes;
+}
+
+TensorView view_of(void* data, Dtype dtype, int64_t rows, int64_t columns, const char* name) {
+  TensorView t;
+  t.name = name;
+  t.data = static_cast<char*>(data);
+  t.dtype = dtype;
+  t.writeable = true;
+  t.ndim = 2;
+  t.shape[0] = rows;
+  t.shape[1] = columns;
+  t.strides[1] = (ptrdiff_t)dtype_size(dtype);
+  t.strides[0] = t.strides[1] * (ptrdiff_t)columns;
+  return t;
+}
+
+// Rows [first, first + count) of a view.
+TensorView rows_from(const TensorView& t, int64_t first, int64_t count) {
+  TensorView some = t;
+  some.data += first * t.strides[0];
+  some.shape[0] = count;
+  return some;
+}
+
+Matrix matrix(const TensorView& t) { return {t.data, t.strides[0], t.strides[1], nullptr}; }
+
+// Rows order[0 .. count) of a view of one or two axes, end to end.
+void gather(const TensorView& t, const int64_t* order, int64_t count, char* to) {
+  const int64_t columns = t.ndim > 1 ? t.shape[1] : 1;
+  const ptrdiff_t item = (ptrdiff_t)dtype_size(t.dtype), step = t.ndim > 1 ? t.strides[1] : item;
+  for (int64_t i = 0; i < count; i++, to += columns * item) {
+    const char* row = t.data + order[i] * t.strides[0];
+    if (step == item) {
+      memcpy(to, row, (size_t)(columns * item));
+    } else {
+      for (int64_t j = 0; j < columns; j++) memcpy(to + j * item, row + j * step, (size_t)item);
+    }
+  }
+}
+
+// A layer as the kernels see it, and where its results of a batch go.
+struct Layer {
+  const MlpLayer* own;
+  const Activation* activation;
+  int index;      // of the activation in the list
+  bool identity;  // is the activation
+  DropoutWork dropout;
+  char *y, *z;  // z: act(...) before dropout or the pre-activation, where the derivative needs it; else null
+
+  int64_t k() const { return own->w.shape[0]; }
+  int64_t n() const { return own->w.shape[1]; }
+};
+
+// Some rows, gathered.
+struct Batch {
+  TensorView x;
+  TensorView target;                    // of probabilities or numbers; else without data
+  const int64_t* labels = nullptr;      // one a row, kIgnored or a class
+  const void* sample_weight = nullptr;  // one a row, or null
+  double weight = 0;                    // the sum of them over rows that are not ignored
+};
+
+// The buffers of up to `capacity` rows, and what is done in them.
+class Run {
+ public:
+  Run(Call& call, const MlpNetwork& network, int64_t capacity, bool training)
+      : call(call),
+        network(network),
+        o(network.objective),
+        dtype(network.dtype),
+        item((ptrdiff_t)dtype_size(dtype)),
+        kernels(linear_kernels(dtype)),
+        classes(o.loss == "softmax_cross_entropy") {
+    if (!classes) loss = &find_elementwise_loss(o.loss);
+    if (o.l1 > 0) l1 = &find_elementwise_loss("l1_loss");
+    if (o.l2 > 0) l2 = &find_elementwise_loss("mse_loss");
+    int64_t widest = 0, largest = 0;
+    for (const MlpLayer& own : network.layers) {
+      const Activation& activation = find_activation(own.activation);
+      Layer layer = {&own, &activation, 0, own.activation == "identity", {network.seed, 0, own.dropout}, {}, {}};
+      const Span<Activation>& all = *innerloop::kernels().activations;
+      while (&all.data[layer.index] != &activation) layer.index++;
+      layers.push_back(layer);
+      widest = std::max(widest, layer.n());
+      largest = std::max(largest, own.w.size());
+    }
+    for (Layer& layer : layers) {
+      const int64_t bytes = bytes_of(capacity, training ? layer.n() : widest, dtype);
+      const bool reused = !training && &layer - layers.data() >= 2;  // two buffers take turns
+      layer.y = reused ? (&layer)[-2].y : call.array<char>(bytes);
+      const bool from_output = layer.activation->saves_output && layer.own->dropout == 0;
+      layer.z = training && !layer.identity && !from_output ? call.array<char>(bytes) : nullptr;
+    }
+    losses = call.array<char>(bytes_of(capacity, 1, dtype));
+    if (training) {
+      for (char*& g : gradient) g = call.array<char>(bytes_of(capacity, widest, dtype));
+      if (l1 && l2) both = call.array<char>(largest * item);
+    }
+    mark = call.mark();
+  }
+
+  // The last layer's output, in `out` where that is not null.
+  TensorView forward(const TensorView& x, const uint64_t* dropout_offset, const TensorView* out = nullptr) {
+    TensorView input = x;
+    for (size_t i = 0; i < layers.size(); i++) {
+      Layer& layer = layers[i];
+      TensorView y = view_of(layer.y, dtype, x.shape[0], layer.n(), "pred");
+      if (out && i + 1 == layers.size()) y = *out;
+      Linear l = {};
+      l.m = x.shape[0];
+      l.n = layer.n();
+      l.k = layer.k();
+      l.x = matrix(input);
+      l.w = matrix(layer.own->w);
+      l.y = matrix(y);
+      l.bias = strided(&layer.own->b);
+      l.activation = layer.index;
+      l.parameters = layer.own->parameters;
+      if (dropout_offset && layer.own->dropout > 0) {
+        layer.dropout.offset = *dropout_offset + i;
+        l.dropout = &layer.dropout;
+      }
+      l.keeps_output = layer.activation->saves_output;
+      if (saved(layer, l.dropout) == layer.z && layer.z) l.z = matrix(view_of(layer.z, dtype, l.m, l.n, "z"));
+      call.rewind(mark);
+      kernels.forward(call, l);
+      input = y;
+    }
+    return input;
+  }
+
+  double run(const Batch& batch, const MlpGradients* gradients, const uint64_t* dropout_offset) {
+    TensorView pred = forward(batch.x, dropout_offset), dy = pred;
+    // The gradient takes the prediction's place, unless that is what the last activation's derivative is made from.
+    if (layers.back().activation->saves_output && !layers.back().identity) dy.data = gradient[layers.size() % 2];
+    double value = classes ? cross_entropy(batch, pred, gradients ? &dy : nullptr)
+                           : elementwise(batch, pred, gradients ? &dy : nullptr);
+    value += penalty(gradients, o.penalty_over_weights ? inverse(batch.weight) : 1);
+    if (gradients) backward(batch, dy, gradients, dropout_offset);
+    return value;
+  }
+
+ private:
+  Call& call;
+  const MlpNetwork& network;
+  const MlpObjective& o;
+  const Dtype dtype;
+  const ptrdiff_t item;
+  const LinearKernels& kernels;
+  const bool classes;  // the loss is softmax_cross_entropy
+  const ElementwiseLoss *loss = nullptr, *l1 = nullptr, *l2 = nullptr;
+  std::vector<Layer> layers;
+  char* losses = nullptr;  // one a row
+  char *gradient[2] = {nullptr, nullptr}, *both = nullptr;
+  size_t mark;
+
+  // What the activation's derivative is made from.
+  static char* saved(const Layer& layer, bool drops) {
+    return layer.activation->saves_output && !drops ? layer.y : layer.z;
+  }
+
+  // Rows without weight have neither a loss nor a gradient.
+  static double inverse(double weight) { return weight == 0 ? 0 : 1 / weight; }
+
+  double cross_entropy(const Batch& batch, const TensorView& logits, const TensorView* dlogits) {
+    CrossEntropyPlan plan = {};
+    plan.dtype = dtype;
+    plan.rows = logits.shape[0];
+    plan.classes = logits.shape[1];
+    plan.probabilities = batch.labels == nullptr;
+    plan.labels = batch.labels;
+    plan.sample_weight = batch.sample_weight;
+    plan.label_smoothing = o.label_smoothing;
+    plan.z_loss = o.z_loss;
+    plan.scale = o.gradient_scale * inverse(batch.weight);
+    TensorView of_rows = without_axis(logits, 1);
+    of_rows.data = losses;
+    of_rows.strides[0] = item;
+    const CrossEntropyWork work =
+        cross_entropy_work(plan, 0, logits, 1, plan.probabilities ? &batch.target : nullptr, of_rows, dlogits);
+    call.rewind(mark);
+    run_rows(call, work.rows,
+             [&](void* scratch, int64_t begin, int64_t end) { run_cross_entropy(plan, work, scratch, begin, end); });
+    return o.value_scale * inverse(batch.weight) * sum_of(losses, dtype, plan.rows);
+  }
+
+  double elementwise(const Batch& batch, const TensorView& pred, const TensorView* dpred) {
+    TensorView weights = pred;
+    weights.data = (char*)batch.sample_weight;
+    weights.strides[0] = item;
+    weights.strides[1] = 0;
+    const double each = inverse(batch.weight);
+    const ElementwiseLossInputs inputs = {&pred, &batch.target, batch.sample_weight ? &weights : nullptr, nullptr};
+    return o.value_scale * each *
+           elementwise_loss(*loss, o.parameters, inputs, Reduction::sum, o.gradient_scale * each, nullptr, dpred);
+  }
+
+  // The penalty on the weights; where gradients are wanted, dw becomes its gradient and db 0.
+  double penalty(const MlpGradients* gradients, double scale) {
+    if (!l1 && !l2) return 0;
+    static const double nothing = 0;
+    double value = 0;
+    for (size_t i = 0; i < layers.size(); i++) {
+      const TensorView& w = layers[i].own->w;
+      TensorView zero = w;
+      zero.data = (char*)&nothing;
+      zero.strides[0] = zero.strides[1] = 0;
+      const ElementwiseLossInputs inputs = {&w, &zero, nullptr, nullptr};
+      const TensorView* dw = gradients ? &gradients[i].dw : nullptr;
+      if (dw) memset(gradients[i].db.data, 0, (size_t)(w.shape[1] * item));
+      if (l2) {
+        const double half = o.l2 * scale / 2;
+        value += half * elementwise_loss(*l2, nullptr, inputs, Reduction::sum, half, nullptr, dw);
+      }
+      if (!l1) continue;
+      TensorView apart = view_of(both, dtype, w.shape[0], w.shape[1], "dw");
+      const TensorView* to = dw && l2 ? &apart : dw;
+      value += o.l1 * scale * elementwise_loss(*l1, nullptr, inputs, Reduction::sum, o.l1 * scale, nullptr, to);
+      if (to == &apart) dtype == Dtype::f64 ? add<double>(apart, *dw) : add<float>(apart, *dw);
+    }
+    return value;
+  }
+
+  template <class T>
+  static void add(const TensorView& from, const TensorView& to) {
+    for (int64_t i = 0; i < from.size(); i++) ((T*)to.data)[i] += ((const T*)from.data)[i];
+  }
+
+  void backward(const Batch& batch, TensorView dy, const MlpGradients* gradients, const uint64_t* dropout_offset) {
+    const int64_t rows = dy.shape[0];
+    for (size_t i = layers.size(); i-- > 0;) {
+      const Layer& layer = layers[i];
+      const bool drops = dropout_offset && layer.own->dropout > 0;
+      if (drops) dropout(layer.dropout, dy, dy);
+      LinearBackward l = {};
+      l.m = rows;
+      l.n = layer.n();
+      l.k = layer.k();
+      l.dy = matrix(dy);
+      l.x = matrix(i > 0 ? view_of(layers[i - 1].y, dtype, rows, l.k, "x") : batch.x);
+      l.w = matrix(layer.own->w);
+      if (!layer.identity) l.saved = matrix(view_of(saved(layer, drops), dtype, rows, l.n, "saved"));
+      l.dw = matrix(gradients[i].dw);
+      l.db = strided(&gradients[i].db);
+      l.activation = layer.index;
+      l.parameters = layer.own->parameters;
+      l.accumulate_dw = l1 || l2;
+      l.without_dx = i == 0;
+      if (i > 0) {
+        dy = view_of(gradient[i % 2], dtype, rows, l.k, "dx");
+        l.dx = matrix(dy);
+      }
+      call.rewind(mark);
+      kernels.backward(call, l);
+    }
+  }
+};
+
+// What a call learns from, read and checked; and batches of it.
+class Data {
+ public:
+  Data(Call& call, const MlpNetwork& network, const MlpRows& rows, int64_t capacity, bool gathers)
+      : rows(rows), dtype(network.dtype), item((ptrdiff_t)dtype_size(dtype)) {
+    if (!is_floating(rows.target.dtype)) all = read_labels(call, rows.target, network.outputs(), -100);
+    if (rows.sample_weight) weights = static_cast<const char*>(read_values(call, *rows.sample_weight));
+    if (!gathers) return;
+    x = call.array<char>(bytes_of(capacity, network.inputs(), dtype));
+    if (all.index) labels = call.array<int64_t>(capacity);
+    if (!all.index) target = call.array<char>(bytes_of(capacity, network.outputs(), dtype));
+    if (weights) some_weights = call.array<char>(capacity * item);
+  }
+
+  // Rows order[0 .. count), or the rows from `first` on where there is no order.
+  Batch batch(const int64_t* order, int64_t first, int64_t count) const {
+    Batch b;
+    if (order) {
+      b.x = view_of(x, dtype, count, rows.x.shape[1], "x");
+      gather(rows.x, order, count, x);
+      if (all.index) {
+        for (int64_t i = 0; i < count; i++) labels[i] = all.index[order[i]];
+        b.labels = labels;
+      } else {
+        b.target = view_of(target, dtype, count, rows.target.shape[1], "target");
+        gather(rows.target, order, count, target);
+      }
+      if (weights) {
+        for (int64_t i = 0; i < count; i++) memcpy(some_weights + i * item, weights + order[i] * item, (size_t)item);
+        b.sample_weight = some_weights;
+      }
+    } else {
+      b.x = rows_from(rows.x, first, count);
+      if (all.index) b.labels = all.index + first;
+      if (!all.index) b.target = rows_from(rows.target, first, count);
+      if (weights) b.sample_weight = weights + first * item;
+    }
+    if (b.labels) {
+      Labels those = {const_cast<int64_t*>(b.labels), 0};
+      for (int64_t i = 0; i < count; i++) those.counted += b.labels[i] != kIgnored;
+      b.weight = sum_of_weights(those, count, nullptr, b.sample_weight, dtype);
+    } else {
+      b.weight = b.sample_weight ? sum_of(b.sample_weight, dtype, count) : (double)count;
+    }
+    return b;
+  }
+
+ private:
+  const MlpRows& rows;
+  const Dtype dtype;
+  const ptrdiff_t item;
+  Labels all = {nullptr, 0};
+  const char* weights = nullptr;
+  char *x = nullptr, *target = nullptr, *some_weights = nullptr;
+  int64_t* labels = nullptr;
+};
+
+}  // namespace
+
+void mlp_forward(const MlpNetwork& network, const TensorView& x, const TensorView& y) {
+  const int64_t rows = x.shape[0];
+  if (rows == 0) return;
+  Call call;
+  Run run(call, network, std::min(rows, kForwardRows), false);
+  for (int64_t first = 0; first < rows; first += kForwardRows) {
+    const int64_t count = std::min(kForwardRows, rows - first);
+    const TensorView out = rows_from(y, first, count);
+    run.forward(rows_from(x, first, count), nullptr, &out);
+  }
+}
+
+double mlp_loss(const MlpNetwork& network, const MlpRows& rows, const MlpGradients* gradients,
+                const uint64_t* dropout_offset) {
+  Call call;
+  const Data data(call, network, rows, 0, false);
+  Run run(call, network, rows.x.shape[0], gradients != nullptr);
+  return run.run(data.batch(nullptr, 0, rows.x.shape[0]), gradients, dropout_offset);
+}
+
+void mlp_epoch(const MlpNetwork& network, const MlpRows& rows, const MlpGradients* gradients, const MlpEpoch& epoch,
+               MlpProgress& progress) {
+  using Clock = std::chrono::steady_clock;
+  Call call;
+  const int64_t capacity = std::min(epoch.batch, epoch.count);
+  const Data data(call, network, rows, capacity, epoch.order != nullptr);
+  Run run(call, network, capacity, true);
+  const int most = pool::threads();
+  const bool measures = epoch.threads == 0 && most > 1;
+  progress.threads = epoch.threads > 0 ? std::min(epoch.threads, most) : measures ? 0 : most;
+  Clock::duration best[2] = {Clock::duration::max(), Clock::duration::max()};  // of one thread; of all
+  uint64_t offset = epoch.dropout_offset;
+  for (int64_t first = 0; first < epoch.count; first += epoch.batch) {
+    const int64_t count = std::min(epoch.batch, epoch.count - first);
+    const bool all = progress.steps % 2 == 1;
+    const pool::Limit limit(progress.threads ? progress.threads : all ? most : 1);
+    call.threads = pool::threads();
+    const auto start = progress.threads ? Clock::time_point() : Clock::now();
+    const double loss =
+        run.run(data.batch(epoch.order ? epoch.order + first : nullptr, first, count), gradients, &offset);
+    epoch.prepare(progress.steps);
+    epoch.step->run();
+    progress.loss += loss * (double)count;
+    progress.rows += count;
+    progress.steps++;
+    offset += network.layers.size();
+    if (!progress.threads) {
+      best[all] = std::min(best[all], Clock::now() - start);
+      if (progress.steps == 2 * kTrials) progress.threads = best[1] < best[0] ? most : 1;
+    }
+    if (epoch.stop()) break;
+  }
+}
+
+}  // namespace innerloop

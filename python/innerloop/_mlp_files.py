@@ -1,0 +1,112 @@
+"""Networks in files: npz, which NumPy reads, or safetensors. Neither holds code."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from .mlp import MLP
+
+FORMAT = 1
+
+
+def _suffix(path: str | os.PathLike[str]) -> str:
+    suffix = os.path.splitext(os.fspath(path))[1]
+    if suffix not in (".npz", ".safetensors"):
+        raise ValueError(f"path must end in .npz or .safetensors, got {os.fspath(path)!r}")
+    return suffix
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise ImportError("this needs the package safetensors: pip install safetensors") from error
+    return safetensors
+
+
+def save(network: MLP, path: str | os.PathLike[str]) -> None:
+    """Write the parameters, and what else makes the network, as JSON."""
+    suffix = _suffix(path)
+    arrays = {f"weights.{i}": w for i, w in enumerate(network.weights)}
+    arrays |= {f"biases.{i}": b for i, b in enumerate(network.biases)}
+    own = {
+        "format": FORMAT,
+        "sizes": network.sizes,
+        "activations": network.activations,
+        "dropout": network.dropout,
+        "dtype": network.dtype.name,
+        "seed": network.seed,
+        "n_threads": network.n_threads,
+        "epochs": network.epochs,
+        "batches": network.batches,
+        "objective": network._objective._asdict(),
+    }
+    text = json.dumps(own)
+    if suffix == ".npz":
+        np.savez(path, network=np.frombuffer(text.encode(), np.uint8), **arrays)  # type: ignore[arg-type]
+    else:
+        _safetensors().numpy.save_file(arrays, path, metadata={"innerloop.MLP": text})
+
+
+def load(cls: type[MLP], path: str | os.PathLike[str]) -> MLP:
+    """Return the network of a file; ValueError if it is none."""
+    suffix = _suffix(path)
+    library = _safetensors() if suffix == ".safetensors" else None
+    with open(path, "rb"):  # no such file: its own exception
+        pass
+    try:
+        text, arrays = _read(path, library)
+        return _made(cls, json.loads(text), arrays)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a damaged file makes the readers raise
+        raise ValueError(
+            f"{os.fspath(path)!r} is no network that innerloop saved, or damaged: {error}"
+        ) from error
+
+
+def _read(path: str | os.PathLike[str], library: Any) -> tuple[str, dict[str, NDArray]]:
+    if library is None:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        return arrays.pop("network").tobytes().decode(), arrays
+    with library.safe_open(path, framework="numpy") as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}
+        return file.metadata()["innerloop.MLP"], arrays
+
+
+def _made(cls: type[MLP], own: dict[str, Any], arrays: dict[str, NDArray]) -> MLP:
+    if own["format"] != FORMAT:
+        raise ValueError(f"format {own['format']} is not known, but {FORMAT} is")
+    objective = own["objective"]
+    *hidden, last = [(name, parameters) for name, parameters in own["activations"]]
+    network = cls(
+        own["sizes"],
+        hidden,
+        loss=objective["loss"],
+        output_activation=last,
+        loss_params=objective["parameters"],
+        dropout=tuple(own["dropout"][:-1]),
+        l1=objective["l1"],
+        l2=objective["l2"],
+        seed=own["seed"],
+        dtype=own["dtype"],
+        n_threads=own["n_threads"],
+    )
+    network._set_objective(network._objective._replace(**objective))
+    network.epochs, network.batches = int(own["epochs"]), int(own["batches"])
+    for kind, own_arrays in (("weights", network.weights), ("biases", network.biases)):
+        for i, to in enumerate(own_arrays):
+            values = arrays.pop(f"{kind}.{i}")
+            if values.shape != to.shape or values.dtype != to.dtype:
+                raise ValueError(f"{kind}.{i} is {values.dtype} of shape {values.shape}")
+            to[...] = values
+    if arrays:
+        raise ValueError(f"it holds {sorted(arrays)}, too")
+    return network

@@ -1,0 +1,224 @@
+"""How `innerloop.MLP` trains: an epoch, and epochs until they no longer help."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _core, optimizers, reference
+from . import _numbers as numbers
+
+if TYPE_CHECKING:
+    from .mlp import MLP
+
+History = dict[str, list[float]]
+
+
+def optimizer_of(network: MLP, wanted: Any) -> optimizers.Optimizer:
+    """The optimizer to go on with, which is over the network's own arrays."""
+    if wanted is None:
+        wanted = "adam" if network.optimizer is None else network.optimizer
+    if isinstance(wanted, str):
+        classes = {name: entry.class_name for name, entry in reference.OPTIMIZERS.items()}
+        cls = getattr(optimizers, classes[numbers.one_of(*classes)(wanted, "optimizer")])
+        goes_on = type(network.optimizer) is cls
+        wanted = network.optimizer if goes_on else cls(network.parameters)
+    if not isinstance(wanted, optimizers.Optimizer):
+        raise TypeError(f"optimizer must be one, or its name, got {type(wanted).__name__}")
+    own = {id(p) for p in network.parameters}
+    for i, param in enumerate(wanted.params):
+        if id(param) not in own:
+            raise ValueError(f"optimizer must be over the network's parameters, params[{i}] is not")
+    network.optimizer = wanted
+    return wanted
+
+
+def order_of(network: MLP, rows: int, shuffle: bool, given: Any) -> NDArray[np.int64] | None:
+    """The rows of an epoch; None: as they come."""
+    if given is None:
+        if not shuffle:
+            return None
+        rng = np.random.Generator(np.random.Philox(key=network.seed + (network.epochs << 64)))
+        return rng.permutation(rows)
+    order = np.ascontiguousarray(given)
+    if order.dtype.kind not in "iu" or order.ndim != 1:
+        raise TypeError(f"order must be one axis of integers, got {order.dtype}, {order.shape}")
+    if not len(order):
+        raise ValueError("order must name at least one row, got none")
+    bad = order[(order < 0) | (order >= rows)]
+    if len(bad):
+        raise IndexError(f"order must hold indices of the {rows} rows of X, got {bad[0]}")
+    return order.astype(np.int64, copy=False)
+
+
+def epoch(
+    network: MLP,
+    optimizer: optimizers.Optimizer,
+    x: NDArray,
+    target: NDArray,
+    weights: NDArray | None,
+    order: NDArray[np.int64] | None,
+    batch: int,
+) -> float:
+    """Train on the rows of `order`, or all of them; return the mean of their batches' losses."""
+    if network._gradients is None:
+        network._gradients = [np.empty_like(p) for p in network.parameters]
+    gradients = network._gradients
+    places = {id(p): i for i, p in enumerate(network.parameters)}
+    stepped = [gradients[places[id(p)]] for p in optimizer.params]
+    native = _core.backend() != "reference"
+    rows, done, total = len(x) if order is None else len(order), 0, 0.0
+    while done < rows:
+        offset = network.batches * len(network.weights)
+        some, begin, end = order, done, rows
+        if not native:
+            end = min(begin + batch, rows)
+        if order is None:
+            data = [a if a is None else a[begin:end] for a in (x, target, weights)]
+        else:
+            some, data = order[begin:end], [x, target, weights]
+            if not native:
+                data = [a if a is None else a[some] for a in data]
+        raised = None
+        if native:
+            numbers_of_steps = optimizer._numbers_of(-(-(rows - done) // batch))
+            threads = network.n_threads or network._threads.get(batch, 0)
+            loss, count, steps, threads, raised = network._network.epoch(
+                *(*data, some, batch, gradients, optimizer._arguments(stepped)),
+                *(numbers_of_steps, offset, threads),
+            )
+            optimizer.steps += steps
+            if threads:
+                network._threads[batch] = threads
+        else:
+            loss, count, steps = network._loss(*data, gradients, offset), end - begin, 1
+            loss *= count
+            optimizer.step(stepped)
+        network.batches += steps
+        total += loss
+        done += count
+        if raised is not None:
+            raise raised
+    return total / rows
+
+
+def _split(network: MLP, target: NDArray, share: float) -> tuple[NDArray, NDArray]:
+    """Indices to train on and to judge by: of labels, of each class its share."""
+    if not 0.0 < share < 1.0:
+        raise ValueError(f"validation must lie in (0, 1), got {share!r}")
+    rng = np.random.default_rng([network.seed, 1])
+    groups = [np.arange(len(target))]
+    if target.ndim == 1:
+        groups = [np.flatnonzero(target == label) for label in np.unique(target)]
+    train, judge = [], []
+    for group in groups:
+        mixed = rng.permutation(group)
+        held = max(round(share * len(mixed)), 1)
+        if held >= len(mixed):
+            what = f"class {target[group[0]]}" if target.ndim == 1 else "training"
+            raise ValueError(f"validation={share} leaves {what} no rows, of {len(mixed)}")
+        judge.append(mixed[:held])
+        train.append(mixed[held:])
+    return np.sort(np.concatenate(train)), np.sort(np.concatenate(judge))
+
+
+def _judged(
+    network: MLP, validation: Any, data: tuple[NDArray, NDArray, NDArray | None]
+) -> tuple[NDArray | None, tuple[NDArray, NDArray, NDArray | None] | None]:
+    """Which rows to train on (None: all), and what to judge by."""
+    if validation is None:
+        return None, None
+    if isinstance(validation, tuple):
+        if len(validation) != 2:
+            raise ValueError(f"validation must be (X, y), got a tuple of {len(validation)}")
+        return None, network._data(*validation, None)
+    x, target, weights = data
+    train, judge = _split(network, target, numbers.number(validation, "validation"))
+    return train, (x[judge], target[judge], None if weights is None else weights[judge])
+
+
+def fit(
+    network: MLP,
+    X: Any,
+    y: Any,
+    optimizer: Any,
+    batch_size: int,
+    epochs: int,
+    sample_weight: Any,
+    shuffle: bool,
+    validation: Any,
+    patience: int | None,
+    min_delta: float,
+    restore_best: bool,
+    callback: Callable[[int, dict[str, float]], Any] | None,
+    progress: bool,
+) -> History:
+    """Do as `MLP.fit` says."""
+    data = network._data(X, y, sample_weight)
+    epochs = numbers.count(epochs, "epochs")
+    batch_size = numbers.steps(batch_size, "batch_size")
+    min_delta = numbers.not_negative(min_delta, "min_delta")
+    if patience is not None:
+        patience = numbers.steps(patience, "patience")
+    train, judge = _judged(network, validation, data)
+    chosen = optimizer_of(network, optimizer)
+    schedules = [v for g in chosen.param_groups for v in g.values() if hasattr(v, "update")]
+    history: History = {}
+    best, since, kept = np.inf, 0, None
+    count = len(data[0]) if train is None else len(train)
+    with _bar(epochs, progress) as show:
+        for number in range(epochs):
+            order = order_of(network, count, shuffle, None)
+            if train is not None:
+                order = train if order is None else train[order]
+            record = {"loss": epoch(network, chosen, *data, order, min(batch_size, count))}
+            network.epochs += 1
+            if judge is not None:
+                record["val_loss"] = network._loss(*judge, None, None)
+                if judge[1].ndim == 1:
+                    record["val_accuracy"] = float((network.predict(judge[0]) == judge[1]).mean())
+            for name, value in record.items():
+                history.setdefault(name, []).append(value)
+            show(record)
+            judged = record.get("val_loss", record["loss"])
+            for schedule in schedules:
+                if not isinstance(schedule, dict):
+                    schedule.update(judged)
+            if callback is not None and callback(number, dict(record)) is True:
+                break
+            if patience is None:
+                continue
+            if judged < best - min_delta:
+                best, since = judged, 0
+                kept = [p.copy() for p in network.parameters] if restore_best else None
+            else:
+                since += 1
+            if since >= patience:
+                break
+    for to, values in zip(network.parameters, kept or [], strict=False):
+        to[...] = values
+    return history
+
+
+@contextlib.contextmanager
+def _bar(epochs: int, wanted: bool) -> Any:
+    """A function that shows each epoch's record."""
+    if not wanted:
+        yield lambda record: None
+        return
+    try:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    except ImportError as error:
+        raise ImportError("progress=True needs the package rich: pip install rich") from error
+    columns = BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}")
+    with Progress(*columns) as bar:
+        task = bar.add_task("", total=epochs, text="")
+
+        def show(record: dict[str, float]) -> None:
+            bar.update(task, advance=1, text=", ".join(f"{k} {v:.4f}" for k, v in record.items()))
+
+        yield show
