@@ -321,7 +321,16 @@ class Optimizer:
         if not any(map(callable, [*values, self.max_norm, self.grad_scale])):
             steps = 1
         following = range(self.steps + 1, self.steps + 1 + steps)
-        return [(self._numbers(step), *self._options(step)) for step in following]
+        own = [{k: v for k, v in g.items() if k != "params"} for g in self.param_groups]
+        called = [{k: v for k, v in g.items() if callable(v)} for g in own]
+        # Once a batch: only what changes is looked at again, which a small network would feel.
+        return [
+            (
+                [g | {k: f(step) for k, f in c.items()} for g, c in zip(own, called, strict=True)],
+                *self._options(step),
+            )
+            for step in following
+        ]
 
     def state_dict(self) -> dict[str, NDArray]:
         """Return all that `load_state_dict` needs to go on from here, as copies.

@@ -1,0 +1,4 @@
+"""Other libraries' own interfaces over innerloop, each in a module that alone imports its library.
+
+``innerloop.plugins.sklearn``: scikit-learn's estimators.
+"""
