@@ -159,7 +159,7 @@ def losses(records: Records) -> list[str]:
         return ["None."]
     lines = [
         f"| `{noun}` | {case['group']} | {case['case']} | {case['of_limit']:.0%} | "
-        f"{NAMES[peer]} | {_ratio(ratio)} |"
+        f"{NAMES[peer]}{', fresh' if peer in case.get('fresh', ()) else ''} | {_ratio(ratio)} |"
         for ratio, noun, case, peer in sorted(found, key=lambda entry: entry[0])
     ]
     head = [
@@ -182,12 +182,15 @@ def _about(records: Records) -> list[str]:
     def every(key: str) -> str:
         return ", ".join(dict.fromkeys(str(context[key]) for context in contexts))
 
+    cases = (case for record in records.values() for case in record["cases"])
+    fresh = any(case.get("fresh") for case in cases)
     return [
         f"A ratio is the peer's time divided by ours, the median of rounds in one run: above 1, "
         f"innerloop is faster. \\*: another process took a core meanwhile. {every('processor')}, "
         f"{every('isa')}, {every('threads')} threads, PyTorch {every('torch')}, innerloop at "
         f"{every('commit')}; float32 where nothing else is said. The limit is the slower of "
         "arithmetic and memory, as the run itself measured them."
+        + (" Fresh: the peer makes a new array where ours is given one." if fresh else "")
     ]
 
 
@@ -199,6 +202,8 @@ def _line(row: Row, record: dict[str, Any]) -> str:
     ]
     peer = NAMES.get(row.peer, row.peer)
     if row.case == MEAN:
+        fresh = [row.peer in case.get("fresh", ()) for case in chosen]
+        peer += ", fresh" if all(fresh) else ", some fresh" if any(fresh) else ""
         mean = record["geometric_means"].get(row.group, {}).get(row.peer)
         if mean is None:
             raise LookupError(f"{record['noun']}: no {row.group!r} beside {row.peer}")
@@ -214,6 +219,7 @@ def _line(row: Row, record: dict[str, Any]) -> str:
     work = f"{row.work.rstrip(': ')}: {case['case']}"
     star = "\\*" if case.get("mood", {}).get("disturbed") else ""
     ratio = _ratio(case["ratios"][row.peer])
+    peer += ", fresh" if row.peer in case.get("fresh", ()) else ""
     return f"| {work} | {ours}{star} | {case['of_limit']:.0%} | {peer} | {ratio} |"
 
 
@@ -250,7 +256,7 @@ def run(results: Path, pages: list[Path]) -> int:
     try:
         records = read(results)
         changed = {page: written(page.read_text(), records) for page in pages}
-    except (LookupError, FileNotFoundError) as error:
+    except (LookupError, OSError, ValueError) as error:
         print(f"bench table: {error}", file=sys.stderr)
         return 1
     for page, text in changed.items():
