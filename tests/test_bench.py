@@ -17,8 +17,10 @@ pytest.importorskip("rich")
 pytest.importorskip("psutil")
 
 from innerloop.cli import bench, machine, main
-from innerloop.cli.bench import activations, compare, harness, linear, peers
+from innerloop.cli.bench import activations, compare, harness, linear, pages, peers
 from innerloop.cli.bench.harness import Timing
+
+RESULTS = Path(__file__).parents[1] / "bench" / "results"
 
 
 def _refused(
@@ -250,3 +252,18 @@ def test_bench_compare_names_peers_of_other_versions(capsys: pytest.CaptureFixtu
 def test_bench_compare_refuses_other_machines(key: str) -> None:
     old, new = _record([1.0]), _record([1.0], **{key: "other"})
     assert [reason.partition(" was ")[0] for reason in compare.refusals(old, new)] == [key]
+
+
+@pytest.mark.skipif(not RESULTS.is_dir(), reason="not in a checkout")
+def test_pages_say_what_is_fresh() -> None:
+    records = pages.read(RESULTS)
+    for record in records.values():
+        for number, case in enumerate(record["cases"]):
+            case["fresh"] = ["torch"] if number % 2 or record["noun"] != "linear" else []
+            case["ratios"] = dict.fromkeys(case["ratios"], 0.5)
+    lines = pages.table(records)
+    assert "Fresh: the peer makes a new array" in lines[0]
+    assert any("geometric mean | | | PyTorch, some fresh |" in line for line in lines)
+    assert any("prelu: geometric mean | | | PyTorch, fresh |" in line for line in lines)
+    assert all("PyTorch, fused |" in line for line in lines if "optimizer's step: Adam," in line)
+    assert any("| PyTorch, fresh | 0.50 |" in line for line in pages.losses(records))

@@ -439,6 +439,9 @@ def test_table_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["bench", "table", "--results", str(tmp_path), "--pages", str(page)]) == 1
     assert "linear.json is missing" in capsys.readouterr().err
     assert page.read_text() == text
+    (tmp_path / "linear.json").write_text("{")
+    assert main(["bench", "table", "--results", str(tmp_path), "--pages", str(page)]) == 1
+    assert "linear.json: Expecting" in capsys.readouterr().err
     with pytest.raises(LookupError, match="no lines"):
         pages.written("a page", {})
     with pytest.raises(LookupError, match="without"):

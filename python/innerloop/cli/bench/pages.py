@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..console import human_time
+from . import compare
 from .harness import OURS
 
 BEGIN = "<!-- {}: made by `python -m innerloop bench table` from bench/results -->"
@@ -106,6 +106,7 @@ ROWS = [
         MEAN,
     ),
 ]
+OTHERS = ("machine", "scaling")  # records without a noun's cases
 NAMES = {"torch": "PyTorch", "numpy": "NumPy", FUSED: "PyTorch, fused", DEFAULT: "PyTorch, default"}
 
 
@@ -118,9 +119,16 @@ def read(results: Path) -> Records:
     Raises
     ------
     LookupError
-        Where one that a row asks for is missing.
+        Where one that a row asks for is missing, or a file is something else.
     """
-    records = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
+    records = {}
+    for path in sorted(results.glob("*.json")):
+        if path.stem in OTHERS:
+            continue
+        try:
+            records[path.stem] = compare.read(path)
+        except ValueError as error:
+            raise LookupError(f"{path}: {error}") from None
     for row in ROWS:
         if row.noun not in records:
             raise LookupError(f"{results / row.noun}.json is missing: `bench all` makes it")
@@ -256,7 +264,7 @@ def run(results: Path, pages: list[Path]) -> int:
     try:
         records = read(results)
         changed = {page: written(page.read_text(), records) for page in pages}
-    except (LookupError, OSError, ValueError) as error:
+    except (LookupError, OSError) as error:
         print(f"bench table: {error}", file=sys.stderr)
         return 1
     for page, text in changed.items():
