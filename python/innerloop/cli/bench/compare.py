@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..console import human_time, show_table
-from .harness import OURS, geometric_mean
+from .harness import OURS
 from .limits import mode
 from .report import TITLES, show_lines
 
@@ -95,7 +95,7 @@ def show(old: dict[str, Any], new: dict[str, Any], markdown: bool) -> None:
     versions = {key: [record["context"].get(key) for record in (old, new)] for key in titles}
     changed = [key for key, (was, now) in versions.items() if None not in (was, now) and was != now]
     kinds = ("faster", "slower", "like a peer", "as before", "not compared", "new")
-    rows, ratios, counts = [], [], dict.fromkeys(kinds, 0)
+    rows, counts = [], dict.fromkeys(kinds, 0)
     for case in new["cases"]:
         was = before.get((case["group"], case["case"]))
         said = "new" if was is None else verdict(was, case, changed)
@@ -104,8 +104,6 @@ def show(old: dict[str, Any], new: dict[str, Any], markdown: bool) -> None:
         if was is None:
             continue
         moved = _then_by_now(was, case, OURS)
-        if kind != "not compared":
-            ratios.append(moved)
         if kind != "as before":
             drift = [f"{_then_by_now(was, case, p):.2f}" for p in _peers(was, case, changed)]
             times = [human_time(c["seconds"][OURS]["median"]) for c in (was, case)]
@@ -117,10 +115,6 @@ def show(old: dict[str, Any], new: dict[str, Any], markdown: bool) -> None:
         show_table(title, columns, rows, markdown=markdown)
     counted = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     lines = [f"{title}: {counted}"]
-    if ratios:
-        lines.append(
-            f"of those compared, then / now: {geometric_mean(ratios):.2f} (geometric mean)"
-        )
     if counts["like a peer"]:
         lines.append("like a peer: that one changed as much, so it was the machine")
     for key in changed:
