@@ -6,6 +6,7 @@
 #include <chrono>
 #include <new>
 
+#include "core/activations.h"
 #include "core/call.h"
 #include "core/dispatch.h"
 #include "core/dropout.h"
@@ -261,6 +262,11 @@ class Run {
       const Layer& layer = layers[i];
       const bool drops = dropout_offset && layer.own->dropout > 0;
       if (drops) dropout(layer.dropout, dy, dy);
+      // Both products read dz: it is made once, in the place of dy.
+      if (!layer.identity) {
+        const TensorView kept = view_of(saved(layer, drops), dtype, rows, layer.n(), "saved");
+        activation_backward(*layer.activation, layer.own->parameters, dy, kept, layer.activation->saves_output, dy);
+      }
       LinearBackward l = {};
       l.m = rows;
       l.n = layer.n();
@@ -268,11 +274,9 @@ class Run {
       l.dy = matrix(dy);
       l.x = matrix(i > 0 ? view_of(layers[i - 1].y, dtype, rows, l.k, "x") : batch.x);
       l.w = matrix(layer.own->w);
-      if (!layer.identity) l.saved = matrix(view_of(saved(layer, drops), dtype, rows, l.n, "saved"));
       l.dw = matrix(gradients[i].dw);
       l.db = strided(&gradients[i].db);
-      l.activation = layer.index;
-      l.parameters = layer.own->parameters;
+      l.activation = identity_index();
       l.accumulate_dw = l1 || l2;
       l.without_dx = i == 0;
       if (i > 0) {
