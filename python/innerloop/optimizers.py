@@ -322,15 +322,17 @@ class Optimizer:
             steps = 1
         following = range(self.steps + 1, self.steps + 1 + steps)
         own = [{k: v for k, v in g.items() if k != "params"} for g in self.param_groups]
-        called = [{k: v for k, v in g.items() if callable(v)} for g in own]
-        # Once a batch: only what changes is looked at again, which a small network would feel.
-        return [
-            (
-                [g | {k: f(step) for k, f in c.items()} for g, c in zip(own, called, strict=True)],
-                *self._options(step),
-            )
-            for step in following
-        ]
+        called = [[(k, v) for k, v in g.items() if callable(v)] for g in own]
+        same = not callable(self.max_norm) and not callable(self.grad_scale)
+        options = self._options(1)
+        numbers = []  # once a batch, which a small network feels: looks at what changes only
+        for step in following:
+            groups = [g.copy() for g in own]
+            for group, functions in zip(groups, called, strict=True):
+                for name, function in functions:
+                    group[name] = function(step)
+            numbers.append((groups, *(options if same else self._options(step))))
+        return numbers
 
     def state_dict(self) -> dict[str, NDArray]:
         """Return all that `load_state_dict` needs to go on from here, as copies.
