@@ -336,7 +336,12 @@ def test_every_solver_learns_with_its_own_parameters() -> None:
     for solver in il.optimizers.NAMES:
         rate = rates.get(solver, 0.01)
         model = ours.MLPClassifier(
-            *((16,),), solver=solver, learning_rate_init=rate, max_iter=40, random_state=0
+            (16,),
+            solver=solver,
+            learning_rate_init=rate,
+            batch_size=50,
+            max_iter=40,
+            random_state=0,
         )
         assert model.fit(X, LABELS).score(X, LABELS) > 0.9, solver
     decayed = ours.MLPClassifier(
