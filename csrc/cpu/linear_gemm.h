@@ -50,27 +50,27 @@ class Block {
 
   // The same for few rows of plain columns, and a right-hand factor whose columns lie end to end: squares of it are
   // transposed in registers, so that it is read once and never packed.
-  template <int Rows = kFewRows<T>>
+  template <class Source, int Rows = kFewRows<T>>
   void few_rows(int64_t column, int64_t column_end) {
     if constexpr (Rows > 1) {
-      if (p.m < Rows) return few_rows<Rows - 1>(column, column_end);
+      if (p.m < Rows) return few_rows<Source, Rows - 1>(column, column_end);
     }
     // Chains side by side hide the latency of an fma (1 x 784 x 256: 18 against 12 GFLOP/s), but read as many columns
     // at once: a weight from memory is better read by fewer (1 x 4000 x 4000: 7 against 11), and columns that lie 2 KB
     // apart would share few sets of the first-level cache.
     constexpr int most = Rows == 1 ? 4 : Rows == 2 ? 2 : 1;
-    const bool near = p.k * p.n * item <= kNearBytes && p.b.matrix.column % 2048 != 0;
+    const bool near = p.k * p.n * Source::item <= kNearBytes && p.b.matrix.column % 2048 != 0;
     const int groups = near ? most : 1;
     for (int64_t j = column; j < column_end; j += groups * V::lanes) {
       if (groups == most && j + most * V::lanes <= column_end) {
-        few_rows_by<Rows, most, true>(j, most * V::lanes);
+        few_rows_by<Source, Rows, most, true>(j, most * V::lanes);
       } else {
         for (int64_t c = j; c < column_end && c < j + groups * V::lanes; c += V::lanes) {
           const int64_t rest = column_end - c;
           if (rest >= V::lanes) {
-            few_rows_by<Rows, 1, true>(c, V::lanes);
+            few_rows_by<Source, Rows, 1, true>(c, V::lanes);
           } else {
-            few_rows_by<Rows, 1, false>(c, (int)rest);
+            few_rows_by<Source, Rows, 1, false>(c, (int)rest);
           }
         }
       }
@@ -86,10 +86,10 @@ class Block {
   int64_t k_begin = 0, depth = 0;                   // this block of k
   bool first = true, last = true;
 
-  template <int Rows, int Groups, bool Whole>
+  template <class Source, int Rows, int Groups, bool Whole>
   void few_rows_by(int64_t column, int columns) const {
     static_assert(Rows * Groups <= kTileVectors);
-    constexpr int lanes = V::lanes, at_once = 64 / sizeof(V);  // vectors of a column: one line of the cache
+    constexpr int lanes = V::lanes, at_once = 64 / (lanes * Source::item);  // vectors of a column: a line of the cache
     const char* a = address(p.a.matrix, 0, 0);
     const char* b = address(p.b.matrix, 0, column);
     V sums[Rows][Groups];
@@ -101,8 +101,8 @@ class Block {
       INNERLOOP_UNROLL
       for (int q = 0; q < lanes; q++) {
         const int c = g * lanes + q;  // a column beyond the last repeats the last
-        const char* from = b + (Whole || c < columns ? c : columns - 1) * p.b.matrix.column + k * item;
-        square[q] = n == lanes ? V::load(from) : load_partial<V>(from, n);
+        const char* from = b + (Whole || c < columns ? c : columns - 1) * p.b.matrix.column + k * Source::item;
+        square[q] = n == lanes ? Source::load(from) : Source::load(from, n);
       }
       transpose(square);
       for (int r = 0; r < Rows; r++) {
@@ -118,7 +118,7 @@ class Block {
     int64_t k = 0;
     for (; k + at_once * lanes <= p.k; k += at_once * lanes) {
       if (Groups == 1) {
-        for (int q = 0; q < lanes; q++) prefetch(b + q * p.b.matrix.column + k * item + kAhead);
+        for (int q = 0; q < lanes; q++) prefetch(b + q * p.b.matrix.column + k * Source::item + kAhead);
       }
       INNERLOOP_UNROLL
       for (int i = 0; i < at_once; i++) {
@@ -268,9 +268,6 @@ class Block {
       b_row = p.b.matrix.row;
       b_panel = panel_row;
       b = address(p.b.matrix, k_begin, c);
-      for (int64_t r = 0; r < depth; r++) {
-        for (int64_t at = 0; at < columns * item; at += 64) prefetch(b + r * b_row + at + kAhead);
-      }
     } else {  // the last, partial panel: whole vectors would reach past the end of the array
       b_panel = 0;
       b = b_buffer;
@@ -284,9 +281,9 @@ class Block {
     const int vectors = (columns + V::lanes - 1) / V::lanes;
     const ptrdiff_t sum_row = vectors * (ptrdiff_t)sizeof(V);
     const bool whole = columns % V::lanes == 0;
-    const bool y_direct = whole && stores_rows<T>(p, p.y);
     const bool apart = plan.sums_bytes > 0;
-    const ptrdiff_t apart_row = plan.panels * panel_row;
+    const bool y_direct = !apart && whole && stores_rows<T>(p, p.y);
+    const ptrdiff_t apart_row = plan.sums_row<T>();
     char* y = y_direct ? address(p.y, row, column)
               : apart  ? sums + (row - rows_begin) * apart_row + (column - columns_begin) * item
                        : sum;
@@ -421,7 +418,9 @@ void multiply_few_rows(Team& team, const Product& p) {
     Plan plan = {};
     Block<T> block(p, plan, nullptr);
     const int64_t begin = units * task / tasks * unit, end = units * (task + 1) / tasks * unit;
-    block.few_rows(begin, end < p.n ? end : p.n);
+    with_storage<T>(p.b.matrix.storage, [&](auto source) {
+      block.template few_rows<decltype(source)>(begin, end < p.n ? end : p.n);
+    });
   });
 }
 
