@@ -69,7 +69,7 @@ void scatter(const char* from, int64_t n, const Strided& to) {
 template <class T>
 Matrix copy_rows(Team& team, const Matrix& from, int64_t m, int64_t k) {
   const ptrdiff_t row = k * (ptrdiff_t)sizeof(T);
-  char* rows = (char*)team.scratch((size_t)(m * row));
+  char* rows = (char*)team.scratch((size_t)(m * row) + 64);
   for (int64_t i = 0; i < m; i++) gather<T>({address(from, i, 0), from.column, from.storage}, k, rows + i * row);
   return {rows, row, sizeof(T), nullptr, Storage::full};
 }

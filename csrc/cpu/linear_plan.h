@@ -47,11 +47,13 @@ constexpr int64_t kPanelsInBlock = 64;
 constexpr int64_t kSumsBytes = 4 << 20;   // of half precision's sums: they stay in a cache
 constexpr int64_t kFewBytes = 256 << 10;  // b's panels stay in the second-level cache: run them against each tile of a
 constexpr int64_t kNearBytes = 4 << 20;   // a weight of at most this size is taken to lie in a cache
-constexpr int64_t kInPlaceRows = 8;       // up to which a row-major b is read where it lies
+// Rows up to which a row-major b is read where it lies: more from memory than from a cache, where packing is cheaper
+// (8 x 1024 x 1024: 262 against 377 us in place).
+constexpr int64_t kInPlaceRows = 8, kInPlaceRowsNear = 4;
 // A row-major b read where it lies: from memory, few of its rows in long runs, as the hardware fetches them ahead by
 // itself (1 x 4096 x 4096 on a Zen 3, GB/s: 4 rows 36, 8 rows 32, 16 rows 25, 4 rows in runs of 2 KB 22).
 constexpr int64_t kInPlacePanels = 256;
-constexpr int64_t in_place_depth(int64_t m, bool near) { return near ? 64 : m <= 2 ? 4 : 8; }
+constexpr int64_t in_place_depth(int64_t m, bool near) { return near ? m <= 2 ? 256 : 16 : m <= 2 ? 4 : 8; }
 // A row-major b that comes from memory, in slices: its blocks, and from which size on. 16 x 4096 x 4096 on a Zen 3: 71
 // against 35 GFLOP/s; half the depth or twice the panels are slower.
 constexpr int64_t kSliceDepth = 256, kSlicePanels = kPanelsAtOnce;
@@ -119,14 +121,15 @@ Plan plan_product(const Product& p, int threads, size_t frugal) {
   constexpr int64_t item = sizeof(T);
   Plan plan;
   plan.a_direct = has_plain_rows<T>(p.a);
-  plan.b_in_place = p.panels == nullptr && p.m <= kInPlaceRows && !p.b.fused() && !p.b.transposed &&
-                    p.b.matrix.rows == nullptr && p.b.matrix.storage == Storage::full && p.b.matrix.column == item &&
-                    stores_rows<T>(p, p.y) && p.column_sums == nullptr;
+  const bool near = p.k * p.n * item <= kNearBytes;
+  plan.b_in_place = p.panels == nullptr && p.m <= (near ? kInPlaceRowsNear : kInPlaceRows) && !p.b.fused() &&
+                    !p.b.transposed && p.b.matrix.rows == nullptr && p.b.matrix.storage == Storage::full &&
+                    p.b.matrix.column == item && p.column_sums == nullptr;
   plan.rows_in_tile = tallest(p.n < kPanel<T> ? (int)ceil_div(p.n, lanes) : kPanelVectors);
   // Rows whole pages apart share one set of the first-level cache: no more of them at once than it has room for.
   const ptrdiff_t a_row = p.a.transposed ? p.a.matrix.column : p.a.matrix.row;
   if (plan.a_direct && a_row % 4096 == 0 && plan.rows_in_tile > 8) plan.rows_in_tile = 8;
-  const int64_t most = plan.b_in_place ? in_place_depth(p.m, p.k * p.n * item <= kNearBytes) : kDepthBytes / item;
+  const int64_t most = plan.b_in_place ? in_place_depth(p.m, near) : kDepthBytes / item;
   plan.blocks = p.k > most ? ceil_div(p.k, most) : 1;
   plan.depth = plan.b_in_place ? most : (ceil_div(p.k, plan.blocks) + lanes - 1) / lanes * lanes;
 
@@ -168,11 +171,10 @@ Plan plan_product(const Product& p, int threads, size_t frugal) {
   const int64_t copies = plan.b_in_slices ? 2 : 1;  // of the panels: one is packed, one in use
   while (plan.panels > 1 && plan.a_bytes + (size_t)(copies * plan.panels * panel_bytes) > share) plan.panels /= 2;
   plan.sums_bytes = 0;
-  // Rows of y whole pages apart would share one set of the first-level cache (8 x 4096 x 4096: 10.8 against 5.9 ms).
-  if (plan.b_in_place && plan.blocks > 1 && p.m > 1 && !p.accumulate) {
-    plan.sums_bytes = align64((size_t)(own_rows * plan.sums_row<T>()));
-  }
-  if (p.y.storage != Storage::full && plan.blocks > 1) {
+  if (plan.b_in_place) {
+    // Rows of y whole pages apart would share one set of the first-level cache (8 x 4096 x 4096: 10.8 against 5.9 ms).
+    plan.sums_bytes = align64((size_t)(p.m * plan.sums_row<T>()));
+  } else if (p.y.storage != Storage::full && plan.blocks > 1) {
     const int64_t most_rows = ceil_div(ceil_div(p.m, plan.rows_in_tile), plan.row_tasks) * plan.rows_in_tile;
     const int64_t sums = most_rows * kPanel<T> * item;
     while (plan.panels > 1 && plan.panels * sums > kSumsBytes) plan.panels /= 2;
