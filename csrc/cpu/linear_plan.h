@@ -163,7 +163,12 @@ Plan plan_product(const Product& p, int threads, size_t frugal) {
   } else if (plan.panels * panel_bytes <= kFewBytes && !plan.b_in_place) {
     plan.row_tiles = 1;
   } else if (plan.a_direct && own_rows <= kRowsInBlock && !plan.b_in_place && p.panels == nullptr) {
-    plan.panels = panels_at_once(own_rows < 3 ? (int)own_rows : 3);  // one panel, packed and used at once
+    // One panel, packed and used at once; or those whose rows are packed together (row-major, 32 x 784 x 256: 97 us,
+    // one by one 122; 8 x 1024 x 1024: no gain).
+    const int64_t together = own_rows > kInPlaceRows && has_rows_for_panels<T>(p.b) && p.column_sums == nullptr
+                                 ? kPanelsAtOnce
+                                 : panels_at_once(own_rows < 3 ? (int)own_rows : 3);
+    if (plan.panels > together) plan.panels = together;
   }
   // Rows are 64 bytes longer than their contents, lest a tile's rows fall into one set of the cache.
   const int64_t packed_row = plan.depth * item + 64;
