@@ -39,6 +39,7 @@ NOUNS = {
     "gated": 16,
     "norms": 32,
     "softmax": 35,
+    "mlp": 40,
 }
 WORDS = {
     "machine": "the limits alone",
