@@ -87,8 +87,9 @@ class Network {
   }
 
   // Trains on the rows of `order`, or on all as they come where it is None. `step` holds BoundStep's arguments, for the
-  // first step; `numbers` what StepNumbers takes for each step, or once for all: where a step uses other states than
-  // the first, training ends before it. Returns (sum of loss * rows, rows, steps, threads, an exception or None).
+  // first step; `numbers` what StepNumbers takes for each step, of later ones what differs from the first, or once for
+  // all: where a step uses other states than the first, training ends before it. Returns (sum of loss * rows, rows,
+  // steps, threads, an exception or None).
   py::tuple epoch(py::handle x, py::handle target, py::handle sample_weight, py::handle order, py::handle batch,
                   py::handle grads, const py::tuple& step, const py::list& numbers, py::handle dropout_offset,
                   py::handle threads) const {
@@ -112,9 +113,11 @@ class Network {
     e.step = bound.work.get();
     const int64_t first_step = step[4].cast<py::list>()[0].cast<py::tuple>()[1].cast<int64_t>();
     std::vector<StepNumbers> renewals;
+    renewals.reserve(numbers.size());
     for (const py::handle item : numbers) {
       const py::tuple given = py::reinterpret_borrow<py::tuple>(item);
-      renewals.emplace_back(bound.optimizer, given[0].cast<py::list>(), given[1], given[2]);
+      const StepNumbers* first = renewals.empty() ? nullptr : &renewals.front();
+      renewals.emplace_back(bound.optimizer, first, given[0].cast<py::list>(), given[1], given[2]);
     }
     e.prepare = [&](int64_t k) {
       const size_t i = (size_t)k < renewals.size() ? (size_t)k : renewals.size() - 1;

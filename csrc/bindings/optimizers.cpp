@@ -47,22 +47,14 @@ double read_number(const Parameter& parameter, py::handle value) {
   return read;
 }
 
-Numbers read_numbers(const Optimizer& optimizer, const py::dict& given) {
-  Numbers numbers;
-  py::dict flat;
+// Calls f(name, value) for each number of `given`: a tuple's by the names of its items.
+template <class F>
+void for_each_number(const Optimizer& optimizer, const py::dict& given, const F& f) {
   for (const auto& [key, value] : given) {
     const std::string name = py::str(key);
-    if (name == "maximize") {
-      numbers.maximize = read_number(common_parameters[kMaximize], value) != 0;
-      continue;
-    }
-    if (name == "l1") {
-      numbers.l1 = read_number(common_parameters[kL1], value);
-      continue;
-    }
     const int count = tuple_length(optimizer, name);
     if (count == 0) {
-      flat[key] = value;
+      f(name, py::reinterpret_borrow<py::object>(value));
       continue;
     }
     if (!PyTuple_Check(value.ptr()) && !PyList_Check(value.ptr())) {
@@ -72,8 +64,22 @@ Numbers read_numbers(const Optimizer& optimizer, const py::dict& given) {
     if ((int)items.size() != count) {
       throw ValueError(name + " must be a tuple of " + std::to_string(count) + " numbers, got " + text(value));
     }
-    for (int i = 0; i < count; i++) flat[py::str(name.substr(0, name.size() - 1) + std::to_string(i + 1))] = items[i];
+    for (int i = 0; i < count; i++) f(name.substr(0, name.size() - 1) + std::to_string(i + 1), items[(size_t)i]);
   }
+}
+
+Numbers read_numbers(const Optimizer& optimizer, const py::dict& given) {
+  Numbers numbers;
+  py::dict flat;
+  for_each_number(optimizer, given, [&](const std::string& name, const py::object& value) {
+    if (name == "maximize") {
+      numbers.maximize = read_number(common_parameters[kMaximize], value) != 0;
+    } else if (name == "l1") {
+      numbers.l1 = read_number(common_parameters[kL1], value);
+    } else {
+      flat[py::str(name)] = value;
+    }
+  });
   numbers.values = parameter_values(optimizer.name, optimizer.parameters, optimizer.parameter_count, flat);
   check_together(optimizer, numbers.values.value);
   if (!reference_in_use()) return numbers;
@@ -238,12 +244,31 @@ struct BoundStep::Arrays {
   std::vector<bool> plain;
 };
 
-StepNumbers::StepNumbers(const Optimizer& optimizer, const py::list& of_groups, py::handle max_norm,
-                         py::handle grad_scale)
+StepNumbers::StepNumbers(const Optimizer& optimizer, const StepNumbers* before, const py::list& of_groups,
+                         py::handle max_norm, py::handle grad_scale)
     : options(read_options(max_norm, grad_scale)) {
-  for (const py::handle group : of_groups) {
-    const Numbers numbers = read_numbers(optimizer, group.cast<py::dict>());
-    groups.push_back({numbers.values, numbers.maximize, numbers.l1});
+  if (before) groups = before->groups;
+  size_t g = 0;
+  for (const py::handle item : of_groups) {
+    const py::dict given = item.cast<py::dict>();
+    if (!before) {
+      const Numbers numbers = read_numbers(optimizer, given);
+      groups.push_back({numbers.values, numbers.maximize, numbers.l1});
+      continue;
+    }
+    Group& group = groups.at(g++);
+    for_each_number(optimizer, given, [&](const std::string& name, const py::object& value) {
+      if (name == "maximize") {
+        group.maximize = read_number(common_parameters[kMaximize], value) != 0;
+      } else if (name == "l1") {
+        group.l1 = read_number(common_parameters[kL1], value);
+      } else if (const int i = find_parameter(optimizer, name); i >= 0) {
+        group.values.value[i] = read_number(optimizer.parameters[i], value);
+      } else {
+        throw TypeError(std::string(optimizer.name) + " has no " + name);
+      }
+    });
+    check_together(optimizer, group.values.value);
   }
 }
 

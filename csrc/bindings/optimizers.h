@@ -20,7 +20,9 @@ struct StepNumbers {
   std::vector<Group> groups;
   StepOptions options;
 
-  StepNumbers(const Optimizer& optimizer, const py::list& of_groups, py::handle max_norm, py::handle grad_scale);
+  // With `before`, another step's, the dicts hold only what differs from it: each number costs some 0.3 us to read.
+  StepNumbers(const Optimizer& optimizer, const StepNumbers* before, const py::list& of_groups, py::handle max_norm,
+              py::handle grad_scale);
 };
 
 class BoundStep {

@@ -316,22 +316,23 @@ class Optimizer:
         )
 
     def _numbers_of(self, steps: int) -> list[tuple[list[dict[str, Any]], Any, Any]]:
-        """The numbers of the next steps, each as the native ones take them; one where all agree."""
-        values = [v for group in self.param_groups for k, v in group.items() if k != "params"]
-        if not any(map(callable, [*values, self.max_norm, self.grad_scale])):
-            steps = 1
-        following = range(self.steps + 1, self.steps + 1 + steps)
+        """The numbers of the next steps, each as the native ones take them; one where all agree.
+
+        Of later steps they are those that a function gives: more cost time that a small network's
+        batch would feel.
+        """
         own = [{k: v for k, v in g.items() if k != "params"} for g in self.param_groups]
         called = [[(k, v) for k, v in g.items() if callable(v)] for g in own]
+        first = self.steps + 1
+        numbers = [(self._numbers(first), *self._options(first))]
         same = not callable(self.max_norm) and not callable(self.grad_scale)
-        options = self._options(1)
-        numbers = []  # once a batch, which a small network feels: looks at what changes only
-        for step in following:
-            groups = [g.copy() for g in own]
-            for group, functions in zip(groups, called, strict=True):
-                for name, function in functions:
-                    group[name] = function(step)
-            numbers.append((groups, *(options if same else self._options(step))))
+        if same and not any(called):
+            return numbers
+        options = numbers[0][1:]
+        for step in range(first + 1, first + steps):
+            if not same:
+                options = self._options(step)
+            numbers.append(([{k: f(step) for k, f in some} for some in called], *options))
         return numbers
 
     def state_dict(self) -> dict[str, NDArray]:
