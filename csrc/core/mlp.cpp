@@ -94,7 +94,7 @@ struct Batch {
 // The buffers of up to `capacity` rows, and what is done in them.
 class Run {
  public:
-  Run(Call& call, const MlpNetwork& network, int64_t capacity, bool training)
+  Run(Call& call, const MlpNetwork& network, int64_t capacity, bool training, bool forward_only = false)
       : call(call),
         network(network),
         o(network.objective),
@@ -123,6 +123,10 @@ class Run {
       layer.z = training && !layer.identity && !from_output ? call.array<char>(bytes) : nullptr;
     }
     losses = call.array<char>(bytes_of(capacity, 1, dtype));
+    if ((l1 || l2) && !forward_only) {  // not one, broadcast, which takes the slow way of strided operands
+      zeros = call.array<char>(largest * item);
+      memset(zeros, 0, (size_t)(largest * item));
+    }
     if (training) {
       for (char*& g : gradient) g = call.array<char>(bytes_of(capacity, widest, dtype));
       if (l1 && l2) both = call.array<char>(largest * item);
@@ -182,6 +186,7 @@ class Run {
   const ElementwiseLoss *loss = nullptr, *l1 = nullptr, *l2 = nullptr;
   std::vector<Layer> layers;
   char* losses = nullptr;  // one a row
+  char* zeros = nullptr;
   char *gradient[2] = {nullptr, nullptr}, *both = nullptr;
   size_t mark;
 
@@ -229,13 +234,11 @@ class Run {
   // The penalty on the weights; where gradients are wanted, dw becomes its gradient and db 0.
   double penalty(const MlpGradients* gradients, double scale) {
     if (!l1 && !l2) return 0;
-    static const double nothing = 0;
     double value = 0;
     for (size_t i = 0; i < layers.size(); i++) {
       const TensorView& w = layers[i].own->w;
       TensorView zero = w;
-      zero.data = (char*)&nothing;
-      zero.strides[0] = zero.strides[1] = 0;
+      zero.data = zeros;
       const ElementwiseLossInputs inputs = {&w, &zero, nullptr, nullptr};
       const TensorView* dw = gradients ? &gradients[i].dw : nullptr;
       if (dw) memset(gradients[i].db.data, 0, (size_t)(w.shape[1] * item));
@@ -353,7 +356,7 @@ void mlp_forward(const MlpNetwork& network, const TensorView& x, const TensorVie
   const int64_t rows = x.shape[0];
   if (rows == 0) return;
   Call call;
-  Run run(call, network, std::min(rows, kForwardRows), false);
+  Run run(call, network, std::min(rows, kForwardRows), false, true);
   for (int64_t first = 0; first < rows; first += kForwardRows) {
     const int64_t count = std::min(kForwardRows, rows - first);
     const TensorView out = rows_from(y, first, count);

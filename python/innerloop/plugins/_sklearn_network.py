@@ -96,7 +96,7 @@ class Network:
 
     def outputs(self, X: Any) -> NDArray:
         """Return the last layer's activated output of every row; a sparse X is read by chunks."""
-        if not issparse(X) and len(X) <= self.rows:
+        if not issparse(X):
             y = self.mlp.forward(X)
         else:
             y = np.empty((X.shape[0], self.mlp.sizes[-1]), self.dtype)
