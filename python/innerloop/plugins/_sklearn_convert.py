@@ -12,6 +12,7 @@ from sklearn.base import is_classifier
 
 from ._sklearn_solver import Stochastic
 
+_NO_MATTER = ("n_threads", "huber_delta")  # the latter without its loss, which is refused
 _PRIVATE = ("_label_binarizer", "_no_improvement_count", "_random_state")
 
 
@@ -59,7 +60,7 @@ def from_sklearn(cls: Any, estimator: Any) -> Any:
         held = {"exp_avgs": (their.ms, 1.0), "exp_avg_sqs": (their.vs, 1.0)}
     else:
         ours._optimizer.learning_rate = optimizer.lr = float(their.learning_rate)  # type: ignore[attr-defined]
-        optimizer.steps = max(1, int(estimator.t_ > 0))  # SGD only tells the first from the others
+        optimizer.steps = 1  # only the first differs, which would not read the velocities
         held = {"momentum_buffers": (their.velocities, -1.0 / their.learning_rate)}
     for name, (values, scale) in held.items():
         for to, value in zip(
@@ -75,12 +76,12 @@ def from_sklearn(cls: Any, estimator: Any) -> Any:
 def to_sklearn(ours: Any) -> Any:
     """Return scikit-learn's estimator that equals one of ours."""
     theirs = _theirs(ours)
+    known, defaults = theirs().get_params(), type(ours)().get_params()
     params = ours.get_params(deep=False)
-    params.pop("n_threads")
-    for name, nothing in (("dropout", 0.0), ("class_weight", None), ("solver_params", None)):
-        if np.any(params.pop(name, nothing)):
+    for name in params.keys() - known.keys():
+        value = params.pop(name)
+        if name not in _NO_MATTER and value is not defaults[name] and np.any(value):
             raise ValueError(f"scikit-learn's {theirs.__name__} has no {name}")
-    params.pop("huber_delta", None)
     if params["activation"] == "sigmoid":
         params["activation"] = "logistic"
     estimator = theirs(**params)
