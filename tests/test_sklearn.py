@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import os
 import pickle
 import re
@@ -196,6 +197,10 @@ def test_from_and_to_scikit_learn_with_the_optimizers_state(name: str, solver: s
         assert_equal(a, b)
         assert_equal(back, b)
     np.testing.assert_allclose(a.to_sklearn().predict(X), b.predict(X), atol=1e-8)
+
+
+def test_the_modules_example() -> None:
+    assert doctest.testmod(ours).failed == 0
 
 
 def test_conversion_refuses_what_has_no_counterpart() -> None:
@@ -421,6 +426,27 @@ def test_predictions_see_weights_that_the_user_changes() -> None:
     assert not np.allclose(halved, before)
     model.partial_fit(X, LABELS)
     assert model.coefs_[0].flags.c_contiguous and np.isfinite(model.loss_)
+
+
+def test_the_reference_backend_trains_to_the_same_weights() -> None:
+    params: dict[str, Any] = {"max_iter": 3, "batch_size": 100, "dropout": 0.25}
+    native = mine(CLASSIFIER, **params).fit(X, LABELS)
+    with il.use_backend("reference"):
+        plain = mine(CLASSIFIER, **params).fit(X, LABELS)
+        np.testing.assert_allclose(plain.predict_proba(X), native.predict_proba(X), rtol=1e-6)
+    for p, q in zip(arrays(native), arrays(plain), strict=True):
+        np.testing.assert_allclose(p, q, rtol=1e-9, atol=1e-12)
+
+
+def test_rows_of_other_kinds_predict_the_same() -> None:
+    model = mine(CLASSIFIER, early_stopping=True).fit(sparse.csr_array(X), LABELS)
+    wanted = model.predict_proba(X)
+    for rows in (np.asfortranarray(X), X[::-1][::-1], X.astype(">f8"), X.astype(np.longdouble)):
+        np.testing.assert_array_equal(model.predict_proba(rows), wanted)
+    whole = np.round(X * 16).astype(np.int32)
+    np.testing.assert_array_equal(
+        model.predict_proba(whole), model.predict_proba(whole.astype(float))
+    )
 
 
 def test_threads_change_no_bit() -> None:

@@ -97,7 +97,8 @@ class Network:
     def outputs(self, X: Any) -> NDArray:
         """Return the last layer's activated output of every row; a sparse X is read by chunks."""
         if not issparse(X):
-            y = self.mlp.forward(X)
+            with np.errstate(over="ignore"):  # of float64 in a float32 network
+                y = self.mlp.forward(X.astype(self.dtype, copy=False))
         else:
             y = np.empty((X.shape[0], self.mlp.sizes[-1]), self.dtype)
             for begin in range(0, X.shape[0], self.rows):

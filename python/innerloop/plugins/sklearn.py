@@ -1,8 +1,8 @@
 """scikit-learn's multi-layer perceptrons, trained natively.
 
 The parameters, attributes, messages and random streams are scikit-learn 1.9's, so that with float64
-data and the same `random_state` the weights and the loss curve agree to rounding; and there is more
-of it: see the parameters below the line in each class.
+data and the same `random_state` the weights and the loss curve agree to rounding. The parameters
+that scikit-learn's have not are marked "Beyond scikit-learn".
 
 Examples
 --------
