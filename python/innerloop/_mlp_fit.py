@@ -46,9 +46,8 @@ def order_of(network: MLP, rows: int, shuffle: bool, given: Any) -> NDArray[np.i
         rng = np.random.Generator(np.random.Philox(key=network.seed + (network.epochs << 64)))
         return rng.permutation(rows)
     listed = isinstance(given, (list, tuple, range))
-    order = np.array(
-        given if listed else to_numpy(given, "order"), order="C"
-    )  # a copy, which nobody changes while it is in use
+    # A copy, which nobody changes while it is in use.
+    order = np.array(given if listed else to_numpy(given, "order"), order="C")
     if order.dtype.kind not in "iu" or order.ndim != 1:
         raise TypeError(f"order must be one axis of integers, got {order.dtype}, {order.shape}")
     if not len(order):

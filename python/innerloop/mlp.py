@@ -141,16 +141,8 @@ class MLP:
         self.n_threads = None if n_threads is None else numbers.steps(n_threads, "n_threads")
         self.l1, self.l2 = numbers.not_negative(l1, "l1"), numbers.not_negative(l2, "l2")
         mean = 1.0 if self.loss == CLASSES else 1.0 / self.sizes[-1]
-        self._objective = reference.mlp.Objective(
-            *(
-                self.loss,
-                _loss_params(self.loss, {} if loss_params is None else loss_params),
-                mean,
-                mean,
-                self.l1,
-                self.l2,
-            )
-        )
+        own = _loss_params(self.loss, {} if loss_params is None else loss_params)
+        self._objective = reference.mlp.Objective(self.loss, own, mean, mean, self.l1, self.l2)
         numbers.one_of(*INITS)(init, "init")
         rng = np.random.default_rng(self.seed)
         self._take(
