@@ -85,9 +85,10 @@ struct Activation {
 
 // prelu's slopes are summed over blocks of this many elements of a channel.
 constexpr int64_t kSlopeBlock = 1024;
+constexpr int64_t kSlopePitch = kSlopeBlock + 16;  // from channel to channel in scratch: no power of two
 
 // For the gradient of prelu's slopes: one sum a block and channel. Pieces are blocks of up to kRowsAtOnce channels,
-// worked on in scratch of 2 * kRowsAtOnce * kSlopeBlock elements.
+// worked on in scratch of 2 * kRowsAtOnce * kSlopePitch elements.
 struct SlopeSums {
   Walk<2> dy_x;  // the elements of one channel, in the order of their indices
   int64_t length, channels;

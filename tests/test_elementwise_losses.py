@@ -26,6 +26,7 @@ PARAMETERS: dict[str, list[dict[str, Any]]] = {
     "smooth_l1_loss": [{"beta": 0.0}, {"beta": 0.3}, {"beta": 4}],
     "huber_loss": [{"delta": 0.3}, {"delta": 4}],
     "kl_div": [{"log_target": True}],
+    "poisson_nll_loss": [{"full": True}, {"log_input": False, "full": True, "eps": 0.25}],
 }
 
 
@@ -48,6 +49,8 @@ def values(
         pred = il.sigmoid(pred)
     if name == "kl_div":
         pred, target = -abs(pred), abs(target)
+    if name == "poisson_nll_loss":
+        pred, target = abs(pred), abs(target)
     pred, target = np.asarray(pred), np.asarray(target)
     return pred, target
 
@@ -161,6 +164,7 @@ def test_same_bits_for_any_threads_and_isa(name: str, restore_threads: None) -> 
 EDGES = {
     "binary_cross_entropy": ([0.0, 1.0, 0.5, 1e-9, 1e-45, 1 - 6e-8], [0.0, 1.0, 0.3, NAN, 2.0, -1]),
     "kl_div": ([0.0, -INF, INF, NAN, -3.0], [0.0, 1.0, 1e-45, INF, NAN, -1.0, -INF]),
+    "poisson_nll_loss": ([0.0, -0.0, 1.0, 5, -88, INF, -INF, NAN], [0.0, 1e-40, 1, 2.5, 7, NAN]),
 }
 EVERY = ([0.0, -0.0, 1.0, -1.0, INF, -INF, NAN, 1e30, -88.0, 200.0, 1e-40],) * 2
 

@@ -68,6 +68,11 @@ def test_elementwise_losses(name: str, data: st.DataObject) -> None:
         target = case.array(np.maximum(case.rng.uniform(-0.2, 1, shape), 0))
         if case.draw(st.booleans()):
             options["log_target"], target = True, case.uniform(shape, -5, 0)
+    elif name == "poisson_nll_loss":
+        target = case.array(case.rng.integers(0, 9, shape))
+        options = {"log_input": case.draw(st.booleans()), "full": case.draw(st.booleans())}
+        if not options["log_input"]:
+            pred, options["eps"] = case.uniform(shape, 0, 5), case.number(0.1, 1)
     sample = case.maybe(lambda: case.uniform(shape, 0.1, 2))
     p, t, s = tensor(pred), tensor(target, False), tensor(sample, False)
     theirs = {h: tensor(v, False) if h == "pos_weight" else v for h, v in options.items()}

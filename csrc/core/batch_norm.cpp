@@ -85,7 +85,8 @@ class Batch {
   }
   TensorView per_part(const void* of_part) const { return row_operand(of_part, (ptrdiff_t)channels * item); }
   // An element for each of the channel's columns.
-  char* expand(const void* of_channel) {
+  const char* expand(const void* of_channel) {
+    if (length == 1) return static_cast<const char*>(of_channel);
     char* of_column = of_columns();
     for (int64_t k = 0; k < columns; k++) {
       memcpy(of_column + k * item, static_cast<const char*>(of_channel) + k / length * item, (size_t)item);
@@ -94,11 +95,12 @@ class Batch {
   }
   // u and uv of each block of rows.
   template <int Operands, class Kernel>
-  void sum_columns(const RowOperand (&operands)[Operands], const char* base, char* u, char* uv, const Kernel& sum) {
+  void sum_columns(const RowOperand (&operands)[Operands], const char* base, char* u, char* uv, bool from_last,
+                   const Kernel& sum) {
     run_over_rows<Operands>(
         call, operands, 1, columns,
         [&](const Rows<Operands>& rows, void* scratch, int64_t begin, int64_t end, int64_t first) {
-          sum_blocks(unit, columns, dtype, u, uv, begin, end, first,
+          sum_blocks(unit, columns, dtype, u, uv, begin, end, first, from_last,
                      [&](int64_t from, int64_t to, char* to_u, char* to_uv) {
                        sum(rows, base, scratch, from, to, to_u, to_uv);
                      });
@@ -189,12 +191,14 @@ void forward_by_columns(Batch& batch, const Channels& channels, const TensorView
     batch.parts.base = base;
     batch.parts.u = u;
     batch.parts.uv = uv;
-    // Twice through the array: its columns do not fit a cache, and their mean must be known before their variance.
+    // Twice through the array: its columns do not fit a cache, and their mean must be known before their variance. And
+    // back, as the end of it is what the caches still hold.
+    const ptrdiff_t channel = batch.length * batch.item;
     for (const bool again : {false, true}) {
-      for (int64_t k = 0; k < batch.columns; k++) {
-        fill_items(base + k * batch.item, 0, 1, batch.dtype, again ? channels.sum_0[k / batch.length] : 0);
+      for (int64_t c = 0; c < batch.channels; c++) {
+        fill_items(base + c * channel, batch.item, batch.length, batch.dtype, again ? channels.sum_0[c] : 0);
       }
-      batch.sum_columns<2>({{&x, true}, {&unused, false}}, base, u, uv, batch.kernel.column_moments);
+      batch.sum_columns<2>({{&x, true}, {&unused, false}}, base, u, uv, again, batch.kernel.column_moments);
       batch.find_moments(channels);
     }
   }
@@ -231,7 +235,7 @@ void backward_by_columns(Batch& batch, const Channels& channels, const TensorVie
   if (channels.training || channels.dweight || channels.dbias) {
     char *u = batch.of_parts(), *uv = batch.of_parts();
     const TensorView unused = without_axis(x, 1);
-    batch.sum_columns<3>({{&dy, true}, {&x, true}, {&unused, false}}, base, u, uv, batch.kernel.column_gradients);
+    batch.sum_columns<3>({{&dy, true}, {&x, true}, {&unused, false}}, base, u, uv, true, batch.kernel.column_gradients);
     batch.parts.base = base;
     batch.parts.u = u;
     batch.parts.uv = uv;

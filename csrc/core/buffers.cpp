@@ -2,17 +2,18 @@
 
 #include <pthread.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <fstream>
 #include <iterator>
 #include <map>
 #include <mutex>
 #include <new>
+#include <string>
 
 namespace innerloop::buffers {
 namespace {
@@ -36,15 +37,8 @@ constexpr size_t kStagger = (64 << 10) + 4096 + kAlign;
 // A sixteenth of the memory that this process may use: its cgroup's, or the machine's.
 size_t default_limit() {
   const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-  size_t memory = pages > 0 && page > 0 ? (size_t)pages * (size_t)page : size_t(8) << 30;
-  for (const char* name : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
-    FILE* f = fopen(name, "r");
-    if (!f) continue;
-    unsigned long long bytes;  // or "max"
-    if (fscanf(f, "%llu", &bytes) == 1 && bytes > 0) memory = std::min<size_t>(memory, bytes);
-    fclose(f);
-  }
-  return memory / 16;
+  const size_t memory = pages > 0 && page > 0 ? (size_t)pages * (size_t)page : size_t(8) << 30;
+  return std::min(memory, cgroup_memory("/proc/self/cgroup", "/sys/fs/cgroup")) / 16;
 }
 
 struct Cache {
@@ -122,6 +116,28 @@ void trim(Cache& c, size_t to) {  // largest first
 }
 
 }  // namespace
+
+size_t cgroup_memory(const char* membership, const std::string& mount) {
+  size_t least = SIZE_MAX;
+  auto climb = [&](const std::string& path, const std::string& root, const char* name) {
+    for (size_t end = path.size(); end != std::string::npos; end = end ? path.rfind('/', end - 1) : std::string::npos) {
+      size_t bytes;  // or "max"
+      if (std::ifstream(root + path.substr(0, end) + name) >> bytes && bytes > 0) least = std::min(least, bytes);
+    }
+  };
+  std::string unified, memory;
+  std::ifstream lines(membership);
+  for (std::string line; std::getline(lines, line);) {  // hierarchy:controllers:path
+    const size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (second == std::string::npos) continue;
+    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
+    if (controllers == ",,") unified = line.substr(second + 1);
+    if (controllers.find(",memory,") != std::string::npos) memory = line.substr(second + 1);
+  }
+  climb(unified, mount, "/memory.max");
+  climb(memory, mount + "/memory", "/memory.limit_in_bytes");
+  return least;
+}
 
 void* acquire(size_t bytes) {
   if (bytes > SIZE_MAX / 4) throw std::bad_alloc();

@@ -4,6 +4,8 @@
 
 #include <stddef.h>
 
+#include <string>
+
 namespace innerloop::buffers {
 
 void* acquire(size_t bytes);  // 64-byte aligned; throws std::bad_alloc
@@ -13,5 +15,9 @@ void set_limit(size_t bytes);  // of what is kept for reuse, at first a sixteent
 size_t limit();
 size_t held();          // bytes kept for reuse now
 void clear() noexcept;  // gives all of them back to the system
+
+// The smallest memory limit from a process's cgroup up to the root of the mount, of either version; SIZE_MAX where
+// there is none. A container may see its host's path and no folder of that name: then the root's own counts.
+size_t cgroup_memory(const char* membership, const std::string& mount);
 
 }  // namespace innerloop::buffers

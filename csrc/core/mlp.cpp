@@ -6,6 +6,7 @@
 #include <chrono>
 #include <new>
 
+#include "core/activations.h"
 #include "core/call.h"
 #include "core/dispatch.h"
 #include "core/dropout.h"
@@ -18,7 +19,8 @@ namespace innerloop {
 namespace {
 
 constexpr int64_t kForwardRows = 512;  // rows that go through all layers at a time where nothing is kept of them
-constexpr int kTrials = 4;             // batches by which a number of threads is judged
+constexpr int kTrials = 8;             // batches by which a number of threads is judged, by the fastest of them
+constexpr double kWorth = 0.9;         // of one thread's time: more than one that take longer are not worth it
 
 int64_t bytes_of(int64_t rows, int64_t columns, Dtype dtype) {
   int64_t bytes;
@@ -261,6 +263,11 @@ class Run {
       const Layer& layer = layers[i];
       const bool drops = dropout_offset && layer.own->dropout > 0;
       if (drops) dropout(layer.dropout, dy, dy);
+      // Both products read dz: it is made once, in the place of dy.
+      if (!layer.identity) {
+        const TensorView kept = view_of(saved(layer, drops), dtype, rows, layer.n(), "saved");
+        activation_backward(*layer.activation, layer.own->parameters, dy, kept, layer.activation->saves_output, dy);
+      }
       LinearBackward l = {};
       l.m = rows;
       l.n = layer.n();
@@ -268,11 +275,9 @@ class Run {
       l.dy = matrix(dy);
       l.x = matrix(i > 0 ? view_of(layers[i - 1].y, dtype, rows, l.k, "x") : batch.x);
       l.w = matrix(layer.own->w);
-      if (!layer.identity) l.saved = matrix(view_of(saved(layer, drops), dtype, rows, l.n, "saved"));
       l.dw = matrix(gradients[i].dw);
       l.db = strided(&gradients[i].db);
-      l.activation = layer.index;
-      l.parameters = layer.own->parameters;
+      l.activation = identity_index();
       l.accumulate_dw = l1 || l2;
       l.without_dx = i == 0;
       if (i > 0) {
@@ -392,7 +397,8 @@ void mlp_epoch(const MlpNetwork& network, const MlpRows& rows, const MlpGradient
     offset += network.layers.size();
     if (!progress.threads) {
       best[all] = std::min(best[all], Clock::now() - start);
-      if (progress.steps == 2 * kTrials) progress.threads = best[1] < best[0] ? most : 1;
+      if (progress.steps == 2 * kTrials)
+        progress.threads = (double)best[1].count() < kWorth * (double)best[0].count() ? most : 1;
     }
     if (epoch.stop()) break;
   }

@@ -95,7 +95,7 @@ void row_norm_backward(const RowNormFunction& norm, const TensorView& dy, const 
       call, {{&dy, true}, {&x, true}, {&mean, false}, {&rstd, false}, {&dx, true}}, axis, length,
       [&](const Rows<5>& part, void* scratch, int64_t begin, int64_t end, int64_t first) {
         if (!sums) return kernel.backward(part, weights, scratch, begin, end, nullptr, nullptr);
-        sum_blocks(unit, length, compute, dweights, dbiases, begin, end, first,
+        sum_blocks(unit, length, compute, dweights, dbiases, begin, end, first, false,
                    [&](int64_t from, int64_t to, char* dw, char* db) {
                      kernel.backward(part, weights, scratch, from, to, dw, db);
                    });

@@ -21,8 +21,10 @@ inline char* take_items(Call& call, int64_t n, Dtype dtype) {
 // `dtype` is float32 or float64.
 inline void fill_items(char* to, ptrdiff_t stride, int64_t n, Dtype dtype, double value) {
   const float narrow = (float)value;
-  const void* from = dtype == Dtype::f64 ? (const void*)&value : &narrow;
-  for (int64_t i = 0; i < n; i++) memcpy(to + i * stride, from, dtype_size(dtype));
+  for (int64_t i = 0; i < n; i++) {
+    dtype == Dtype::f64 ? memcpy(to + i * stride, &value, sizeof value)
+                        : memcpy(to + i * stride, &narrow, sizeof narrow);
+  }
 }
 
 // A vector of n elements as the kernels take it, contiguous; `otherwise` throughout if it is null.
@@ -82,21 +84,24 @@ inline int64_t rows_of_block(int64_t rows, int64_t length) {
   return root < 16 && length <= 2048 ? 16 : root > 0 ? root : 1;
 }
 
-// Calls sum(scratch, begin, end, u, v) for the rows [begin, end) of `rows`, which begins with row `first` of all, in
-// pieces that lie within a block; u and v are that block's sums of `length` elements.
+// Calls sum(begin, end, u, v) for the rows [begin, end) of `rows`, which begins with row `first` of all, in pieces that
+// lie within a block; u and v are that block's sums of `length` elements. Blocks may be taken from the last to the
+// first, where the last are what the caches hold; tasks then begin and end with a block.
 template <class Sum>
 void sum_blocks(int64_t unit, int64_t length, Dtype compute, char* u, char* v, int64_t begin, int64_t end,
-                int64_t first, const Sum& sum) {
+                int64_t first, bool from_last, const Sum& sum) {
   const size_t pitch = (size_t)length * dtype_size(compute);
   while (begin < end) {
-    const int64_t row = first + begin, rest = unit - row % unit, stop = end - begin < rest ? end : begin + rest;
+    const int64_t last = end - 1 - (first + end - 1) % unit, next = begin + unit - (first + begin) % unit;
+    const int64_t from = from_last && last > begin ? last : begin, to = from_last || next > end ? end : next;
+    const int64_t row = first + from;
     char *to_u = u + (size_t)(row / unit) * pitch, *to_v = v + (size_t)(row / unit) * pitch;
     if (row % unit == 0) {
       memset(to_u, 0, pitch);
       memset(to_v, 0, pitch);
     }
-    sum(begin, stop, to_u, to_v);
-    begin = stop;
+    sum(from, to, to_u, to_v);
+    (from_last ? end : begin) = from_last ? from : to;
   }
 }
 

@@ -64,7 +64,7 @@ void slope_gradient(const TensorView& dy, const TensorView& x, const TensorView&
     if (tasks > call.threads) tasks = call.threads;
     if (tasks > pieces) tasks = pieces;
     if (tasks < 1) tasks = 1;
-    constexpr int64_t scratch = 2 * kRowsAtOnce * kSlopeBlock;
+    constexpr int64_t scratch = 2 * kRowsAtOnce * kSlopePitch;
     T* const memory = call.array<T>(tasks * scratch);
     const auto loop = typed(*kernels().prelu, x.dtype).slope_sums;
     call.run((int)tasks,
@@ -91,7 +91,7 @@ void prelu_forward(const TensorView& x, const TensorView& weight, const TensorVi
   const TensorView slopes = slopes_of(weight, x);
   const auto loop = typed(*kernels().prelu, x.dtype).forward;
   Call call;
-  run_elementwise<3>(call, {&x, &slopes, &y}, kGrain, loop, Order::memory, 0);
+  run_elementwise<3>(call, {&x, &slopes, &y}, kGrain, loop);
 }
 
 void prelu_backward(const TensorView& dy, const TensorView& x, const TensorView& weight, const TensorView& dx,
@@ -106,7 +106,7 @@ void prelu_backward(const TensorView& dy, const TensorView& x, const TensorView&
   }
   const TensorView slopes = slopes_of(weight, x);
   const auto loop = typed(*kernels().prelu, x.dtype).backward;
-  run_elementwise<4>(call, {&dy, &x, &slopes, &dx}, kGrain, loop, Order::memory, 0);
+  run_elementwise<4>(call, {&dy, &x, &slopes, &dx}, kGrain, loop);
 }
 
 }  // namespace innerloop

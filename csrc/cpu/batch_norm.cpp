@@ -80,22 +80,43 @@ struct Loops {
 
   // --- a row is one element, or a few, of every channel ---
 
+  // f(r, n) for n rows from r on. In the caches four at once take half the time of 16, which are 16 streams (inference
+  // of 2048 x 512: 127 us, 250).
+  static constexpr int few_rows = 4;
+  template <class F>
+  static HD void few_at_once(int count, const F& f) {
+    int r = 0;
+    for (; r + few_rows <= count; r += few_rows) f(r, std::integral_constant<int, few_rows>());
+    for (; r < count; r++) f(r, std::integral_constant<int, 1>());
+  }
+  // Asks for what the next few rows read: hardware follows each stream anew, for one row at a time.
+  template <int Operands>
+  static HD void fetch_next(const Block<Operands>& block, int r, int64_t i) {
+    for (int op = 0; op < Operands - 1; op++) {
+      const char* next = block.row(op, r + few_rows) + i * (int64_t)sizeof(T);
+      for (size_t line = 0; line < sizeof(L); line += 64) prefetch(next + line);
+    }
+  }
+
   // get_u and get_v: (block, r, i, n, base) of row r. The sums run down the rows in their order, whatever the block.
   template <int Operands, class U, class V>
   static HD void column_sums(const Rows<Operands>& rows, const void* base, void* memory, int64_t begin, int64_t end,
                              void* u, void* uv, const U& get_u, const V& get_v) {
     const Scratch<T> scratch(memory, rows.length);
     for_blocks<T>(rows, scratch.rows, begin, end, [&](const Block<Operands>& block, int count) {
-      for_lanes(0, rows.length, [&](int64_t i, int n) INNERLOOP_INLINE {
-        const L from = At::load((const char*)base, i, n);
-        L sum_u = At::load((const char*)u, i, n), sum_uv = At::load((const char*)uv, i, n);
-        for (int r = 0; r < count; r++) {
-          const L here = get_u(block, r, i, n, from);
-          sum_u = sum_u + here;
-          sum_uv = fma(here, get_v(block, r, i, n, from), sum_uv);
-        }
-        At::store(sum_u, (char*)u, i, n);
-        At::store(sum_uv, (char*)uv, i, n);
+      few_at_once(count, [&](int first, auto few) INNERLOOP_INLINE {
+        for_lanes(0, rows.length, [&](int64_t i, int n) INNERLOOP_INLINE {
+          const L from = At::load((const char*)base, i, n);
+          L sum_u = At::load((const char*)u, i, n), sum_uv = At::load((const char*)uv, i, n);
+          for (int r = first; r < first + few(); r++) {
+            fetch_next(block, r, i);
+            const L here = get_u(block, r, i, n, from);
+            sum_u = sum_u + here;
+            sum_uv = fma(here, get_v(block, r, i, n, from), sum_uv);
+          }
+          At::store(sum_u, (char*)u, i, n);
+          At::store(sum_uv, (char*)uv, i, n);
+        });
       });
     });
   }
@@ -121,12 +142,15 @@ struct Loops {
                              int64_t begin, int64_t end) {
     const Scratch<T> scratch(memory, rows.length);
     for_blocks<T>(rows, scratch.rows, begin, end, [&](const Block<2>& block, int count) {
-      for_lanes(0, rows.length, [&](int64_t i, int n) INNERLOOP_INLINE {
-        const L from = At::load((const char*)base, i, n);
-        const L factor = At::load((const char*)scale, i, n), plus = At::load((const char*)shift, i, n);
-        for (int r = 0; r < count; r++) {
-          At::store(fma(At::load(block.row(0, r), i, n) - from, factor, plus), block.row(1, r), i, n);
-        }
+      few_at_once(count, [&](int first, auto few) INNERLOOP_INLINE {
+        for_lanes(0, rows.length, [&](int64_t i, int n) INNERLOOP_INLINE {
+          const L from = At::load((const char*)base, i, n);
+          const L factor = At::load((const char*)scale, i, n), plus = At::load((const char*)shift, i, n);
+          for (int r = first; r < first + few(); r++) {
+            fetch_next(block, r, i);
+            At::store(fma(At::load(block.row(0, r), i, n) - from, factor, plus), block.row(1, r), i, n);
+          }
+        });
       });
     });
   }
@@ -135,59 +159,86 @@ struct Loops {
                               const void* shift, void* memory, int64_t begin, int64_t end) {
     const Scratch<T> scratch(memory, rows.length);
     for_blocks<T>(rows, scratch.rows, begin, end, [&](const Block<3>& block, int count) {
-      for_lanes(0, rows.length, [&](int64_t i, int n) INNERLOOP_INLINE {
-        const L from = At::load((const char*)base, i, n), factor = At::load((const char*)scale, i, n);
-        const L tilt = At::load((const char*)slope, i, n), plus = At::load((const char*)shift, i, n);
-        for (int r = 0; r < count; r++) {
-          const L dy = At::load(block.row(0, r), i, n), x = At::load(block.row(1, r), i, n);
-          At::store(fma(x - from, tilt, fma(dy, factor, plus)), block.row(2, r), i, n);
-        }
+      few_at_once(count, [&](int first, auto few) INNERLOOP_INLINE {
+        for_lanes(0, rows.length, [&](int64_t i, int n) INNERLOOP_INLINE {
+          const L from = At::load((const char*)base, i, n), factor = At::load((const char*)scale, i, n);
+          const L tilt = At::load((const char*)slope, i, n), plus = At::load((const char*)shift, i, n);
+          for (int r = first; r < first + few(); r++) {
+            fetch_next(block, r, i);
+            const L dy = At::load(block.row(0, r), i, n), x = At::load(block.row(1, r), i, n);
+            At::store(fma(x - from, tilt, fma(dy, factor, plus)), block.row(2, r), i, n);
+          }
+        });
       });
     });
   }
 
   // --- channels: in double, so that neither their number of parts nor a large mean costs digits ---
 
-  // f(o, i, count, element) for every part of channel c.
+  // Neighbours are done together: one by one, their parts, a row apart, would come from the second-level cache again
+  // for each channel (512 channels of 64 parts: 0.4 ms of 1.6).
+  using Wide = Lanes<Native<double>>;
+
+  // The elements p[0], p[step] ...: `n` of them, and the last again.
+  static HD Wide read_lanes(const void* p, int64_t step, int n) {
+    double lane[Wide::count];
+    if (step == 1 && n == Wide::count) {
+      for (int k = 0; k < Wide::count; k++) lane[k] = (double)read(p, k);
+    } else {
+      for (int k = 0; k < Wide::count; k++) lane[k] = (double)read(p, (k < n ? k : n - 1) * step);
+    }
+    return Wide::load((const char*)lane);
+  }
+
+  // f(count, base, u, uv) for each part of channel c and the n - 1 after it.
   template <class F>
-  static HD void for_parts(const ChannelParts& parts, int64_t c, const F& f) {
+  static HD void for_parts(const ChannelParts& parts, int64_t c, int n, const F& f) {
     for (int64_t o = 0; o < parts.outer; o++) {
-      const double count = (double)(o + 1 < parts.outer ? parts.count : parts.last_count);
+      const Wide count((double)(o + 1 < parts.outer ? parts.count : parts.last_count));
       for (int64_t i = c * parts.inner; i < (c + 1) * parts.inner; i++) {
-        f(count, (double)read(parts.base, o * parts.base_stride + i), (double)read(parts.u, o * parts.outer_stride + i),
-          (double)read(parts.uv, o * parts.outer_stride + i));
+        const auto at = [&](const void* p, int64_t stride)
+                            INNERLOOP_INLINE { return read_lanes((const T*)p + o * stride + i, parts.inner, n); };
+        f(count, at(parts.base, parts.base_stride), at(parts.u, parts.outer_stride), at(parts.uv, parts.outer_stride));
       }
     }
   }
 
+  // f(c, n) for each n channels from c on.
+  template <class F>
+  static HD void for_channels(int64_t begin, int64_t end, const F& f) {
+    for (int64_t c = begin; c < end; c += Wide::count) f(c, end - c < Wide::count ? (int)(end - c) : Wide::count);
+  }
+
   static void moments(const ChannelParts& parts, double* mean, double* squares, int64_t begin, int64_t end) {
-    using V = Native<double>;
-    for (int64_t c = begin; c < end; c++) {
-      double count = 0, total = 0, within = 0, between = 0;
-      for_parts(parts, c, [&](double n, double base, double u, double uv) INNERLOOP_INLINE {
-        count += n;
-        total += base * n + u;
-        within += squared_deviations(V(u), V(uv), V(n))[0];
+    for_channels(begin, end, [&](int64_t c, int channels) INNERLOOP_INLINE {
+      Wide count(0), total(0), within(0), between(0);
+      for_parts(parts, c, channels, [&](Wide n, Wide base, Wide u, Wide uv) INNERLOOP_INLINE {
+        count = count + n;
+        total = total + (base * n + u);
+        for (int p = 0; p < Wide::parts; p++) {
+          within.part[p] = within.part[p] + squared_deviations(u.part[p], uv.part[p], n.part[p]);
+        }
       });
-      mean[c] = total / count;
-      for_parts(parts, c, [&](double n, double base, double u, double) INNERLOOP_INLINE {
-        const double off = (base - mean[c]) + u / n;
-        between += off * off * n;
+      const Wide middle = total / count;
+      for_parts(parts, c, channels, [&](Wide n, Wide base, Wide u, Wide) INNERLOOP_INLINE {
+        const Wide off = (base - middle) + u / n;
+        between = between + off * off * n;
       });
-      squares[c] = within + between;
-    }
+      middle.store_first((char*)(mean + c), channels);
+      (within + between).store_first((char*)(squares + c), channels);
+    });
   }
 
   static void sums(const ChannelParts& parts, double* u, double* uv, int64_t begin, int64_t end) {
-    for (int64_t c = begin; c < end; c++) {
-      double total = 0, product = 0;
-      for_parts(parts, c, [&](double, double, double part, double part_uv) INNERLOOP_INLINE {
-        total += part;
-        product += part_uv;
+    for_channels(begin, end, [&](int64_t c, int channels) INNERLOOP_INLINE {
+      Wide total(0), product(0);
+      for_parts(parts, c, channels, [&](Wide, Wide, Wide part, Wide part_uv) INNERLOOP_INLINE {
+        total = total + part;
+        product = product + part_uv;
       });
-      u[c] = total;
-      uv[c] = product;
-    }
+      total.store_first((char*)(u + c), channels);
+      product.store_first((char*)(uv + c), channels);
+    });
   }
 
   static void prepare_forward(const Channels& channels, int64_t begin, int64_t end) {

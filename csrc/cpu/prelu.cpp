@@ -12,40 +12,11 @@ struct Loops {
   using V = Native<T>;
   using L = Lanes<V>;
 
-  // The last operand = f(the others), where the one before it is the slope: it may stand still along a run.
-  template <int Operands, class F>
-  static void map_slopes(const Walk<Operands>& walk, int64_t begin, int64_t end, const F& f) {
-    constexpr int out = Operands - 1, slope = Operands - 2;
-    const int last = walk.ndim - 1;
-    const bool one_slope = walk.stride[slope][last] == 0;
-    bool contiguous = true;
-    for (int op = 0; op < Operands; op++) {
-      contiguous &= walk.stride[op][last] == (ptrdiff_t)sizeof(T) || (op == slope && one_slope);
-    }
-    for_rows(walk, begin, end, [&](char* const* p, int64_t n) {
-      const V still(gather<V>(p[slope], 0, 1)[0]);
-      const auto run = [&](int64_t i, int count) INNERLOOP_INLINE {
-        const auto at = [&](int op) { return p[op] + i * walk.stride[op][last]; };
-        const auto get = [&](int op) {
-          if (op == slope && one_slope) return still;
-          if (!contiguous) return gather<V>(at(op), walk.stride[op][last], count);
-          return count == V::lanes ? V::load(at(op)) : load_partial<V>(at(op), count);
-        };
-        const V y = f(get);
-        if (!contiguous) return scatter(y, at(out), walk.stride[out][last], count);
-        count == V::lanes ? y.store(at(out)) : store_partial(y, at(out), count);
-      };
-      int64_t i = 0;
-      for (; i + V::lanes <= n; i += V::lanes) run(i, V::lanes);
-      if (i < n) run(i, (int)(n - i));
-    });
-  }
-
   static void forward(const Walk<3>& x_slope_y, int64_t begin, int64_t end) {
-    map_slopes(x_slope_y, begin, end, [](const auto& get) { return Prelu::forward(get(0), get(1)); });
+    map<T, 1>(x_slope_y, begin, end, [](V x, V slope) { return Prelu::forward(x, slope); });
   }
   static void backward(const Walk<4>& dy_x_slope_dx, int64_t begin, int64_t end) {
-    map_slopes(dy_x_slope_dx, begin, end, [](const auto& get) { return Prelu::backward(get(1), get(2), get(0)); });
+    map<T, 2>(dy_x_slope_dx, begin, end, [](V dy, V x, V slope) { return Prelu::backward(x, slope, dy); });
   }
 
   static T sum_block(const char* dy, const char* x, int64_t n) {
@@ -61,7 +32,7 @@ struct Loops {
 
   // Piece number u is block u / groups of the elements of each channel in group u % groups.
   static void slope_sums(const SlopeSums& work, void* memory, int64_t begin, int64_t end) {
-    constexpr ptrdiff_t item = sizeof(T), row = kSlopeBlock * item;
+    constexpr ptrdiff_t item = sizeof(T), row = kSlopePitch * item;
     const int64_t groups = (work.channels + kRowsAtOnce - 1) / kRowsAtOnce;
     const int last = work.dy_x.ndim - 1;
     char* const scratch[2] = {(char*)memory, (char*)memory + kRowsAtOnce * row};

@@ -14,20 +14,38 @@ struct Loops {
 
   static HD L log_of(T x) { return L(log(Native<T>(x))[0]); }
 
-  static void forward_row(const char* x, char* y, int64_t length, Workspace<T>& work) {
-    if (length <= L::count) {  // stays in registers
-      const int n = (int)length;
-      const L z = At::load(x, 0, n, -(T)INFINITY);
-      const L top(largest(z));
-      const L e = exp_below_1(z - top);
-      const T total = sum(e);
-      if constexpr (Rule::from_exponentials) {
-        At::store(Rule::forward(e, L(1 / total)), y, 0, n);
-      } else {
-        At::store(Rule::forward(z, top, log_of(total)), y, 0, n);
-      }
-      return;
+  // Rows of at most 16 elements, each in registers; their logarithms or reciprocals are taken together, and results are
+  // laid end to end in whole stores, each over what the one before wrote too much: a masked store costs four of them.
+  static void forward_short(const Block<2>& block, int count, int64_t length) {
+    alignas(64) T tops[kRowsAtOnce], factors[kRowsAtOnce];
+    alignas(64) char e[kRowsAtOnce * sizeof(L)], y[(kRowsAtOnce + 1) * sizeof(L)];
+    const int n = (int)length;
+    const ptrdiff_t row = n * (ptrdiff_t)sizeof(T);
+    static_assert(L::count == kRowsAtOnce);
+    for (int r = 0; r < count; r++) {
+      const L z = At::load(block.row(0, r), 0, n, -(T)INFINITY);
+      tops[r] = largest(z);
+      const L exponentials = exp_below_1(z - L(tops[r]));
+      factors[r] = sum(exponentials);
+      if constexpr (Rule::from_exponentials) exponentials.store(e + r * sizeof(L));
     }
+    const L totals = L::load_first((const char*)factors, count);
+    (Rule::from_exponentials ? L(1) / totals : log(totals)).store((char*)factors);
+    for (int r = 0; r < count; r++) {
+      if constexpr (Rule::from_exponentials) {
+        Rule::forward(L::load(e + r * sizeof(L)), L(factors[r])).store(y + r * row);
+      } else {
+        Rule::forward(At::load(block.row(0, r), 0, n), L(tops[r]), L(factors[r])).store(y + r * row);
+      }
+    }
+    if (block.stride[1] == row) {
+      memcpy(block.at[1], y, (size_t)(count * row));
+    } else {
+      for (int r = 0; r < count; r++) memcpy(block.row(1, r), y + r * row, (size_t)row);
+    }
+  }
+
+  static void forward_row(const char* x, char* y, int64_t length, Workspace<T>& work) {
     Nothing nothing;
     const RowSum<T> row = exponentials<Rule::from_exponentials>(x, y, length, work, nothing);
     if constexpr (Rule::from_exponentials) {
@@ -47,6 +65,7 @@ struct Loops {
     Workspace<T> work;
     work.tops = scratch.tops;
     for_blocks<T>(rows, scratch.rows, begin, end, [&](const Block<2>& block, int count) {
+      if (rows.length <= L::count) return forward_short(block, count, rows.length);
       for (int r = 0; r < count; r++) forward_row(block.row(0, r), block.row(1, r), rows.length, work);
     });
   }

@@ -34,6 +34,9 @@ struct Loops {
     for_rows(to, begin, end, [&](char* const* p, int64_t n) {
       int64_t i = 0;
       if (stride == 2) {
+        for (; i + 2 * V::lanes <= n; i += 2 * V::lanes) {
+          store_two_as<S>(V::load(from + i), V::load(from + i + V::lanes), p[0] + i * 2);
+        }
         for (; i + V::lanes <= n; i += V::lanes) store_as<S>(V::load(from + i), p[0] + i * 2);
       }
       for (; i < n; i += V::lanes) {
@@ -152,15 +155,24 @@ struct States {
   }
 };
 
-// Elements of 16 bits between strided and contiguous memory.
-void copy_16_from(const Walk<1>& from, int64_t begin, int64_t end, uint16_t* to) {
+// Elements of 16 bits: where they lie, if end to end, or else by way of a buffer.
+bool end_to_end(const Walk<1>& walk) { return walk.ndim == 1 && walk.stride[0][0] == 2; }
+
+const char* read_16(const Walk<1>& from, int64_t begin, int64_t end, uint16_t* buffer) {
+  if (end_to_end(from)) return from.data[0] + begin * 2;
   const ptrdiff_t stride = from.stride[0][from.ndim - 1];
+  uint16_t* to = buffer;
   for_rows(from, begin, end, [&](char* const* p, int64_t n) {
     for (int64_t i = 0; i < n; i++) memcpy(to + i, p[0] + i * stride, 2);
     to += n;
   });
+  return (const char*)buffer;
 }
-void copy_16_to(const uint16_t* from, const Walk<1>& to, int64_t begin, int64_t end) {
+char* place_of_16(const Walk<1>& to, int64_t begin, uint16_t* buffer) {
+  return end_to_end(to) ? to.data[0] + begin * 2 : (char*)buffer;
+}
+void write_16(const uint16_t* from, const Walk<1>& to, int64_t begin, int64_t end) {
+  if (end_to_end(to)) return;
   const ptrdiff_t stride = to.stride[0][to.ndim - 1];
   for_rows(to, begin, end, [&](char* const* p, int64_t n) {
     for (int64_t i = 0; i < n; i++) memcpy(p[0] + i * stride, from + i, 2);
@@ -174,38 +186,59 @@ struct Split {
   using B = V::bits_type;
   static constexpr int64_t piece = 256;
 
+  static HD V joined(const Halves& high, const Halves& low) {
+    // The lower half is signed: with 0x8000 added it is not, and neither is what is then taken away.
+    return from_bits<V>((widen_bits(high) << 16) + (widen_bits(low) ^ B(0x8000)) - B(0x8000));
+  }
+  static HD void halves(V x, Halves& high, Halves& low) {
+    const B b = bits(select(x != x, from_bits<V>((bits(x) | B(0x400000)) & ~B(0xffff)), x));
+    high = narrow_bits((b + B(0x8000)) >> 16);
+    low = narrow_bits(b & B(0xffff));
+  }
+
   static void join(const Walk<1>& upper, const Walk<1>& lower, int64_t begin, int64_t end, float* to) {
-    alignas(64) uint16_t high[piece] = {}, low[piece] = {};
+    alignas(64) uint16_t buffer[2][piece];
     for (; begin < end; begin += piece) {
       const int64_t n = end - begin < piece ? end - begin : piece;
-      copy_16_from(upper, begin, begin + n, high);
-      copy_16_from(lower, begin, begin + n, low);
-      for (int64_t i = 0; i < n; i += V::lanes) {
+      const char* high = read_16(upper, begin, begin + n, buffer[0]);
+      const char* low = read_16(lower, begin, begin + n, buffer[1]);
+      int64_t i = 0;
+      for (; i + V::lanes <= n; i += V::lanes) {
         Halves h, l;
-        memcpy(&h, high + i, sizeof h);
-        memcpy(&l, low + i, sizeof l);
-        // l is signed: with 0x8000 added it is not, and neither is what is then taken away.
-        const B whole = (widen_bits(h) << 16) + (widen_bits(l) ^ B(0x8000)) - B(0x8000);
-        const int count = n - i < V::lanes ? (int)(n - i) : V::lanes;
-        store_partial(from_bits<V>(whole), to + i, count);
+        memcpy(&h, high + i * 2, sizeof h);
+        memcpy(&l, low + i * 2, sizeof l);
+        joined(h, l).store(to + i);
+      }
+      if (i < n) {
+        Halves h = {}, l = {};
+        memcpy(&h, high + i * 2, (size_t)(n - i) * 2);
+        memcpy(&l, low + i * 2, (size_t)(n - i) * 2);
+        store_partial(joined(h, l), to + i, (int)(n - i));
       }
       to += n;
     }
   }
 
   static void split(const float* from, const Walk<1>& upper, const Walk<1>& lower, int64_t begin, int64_t end) {
-    alignas(64) uint16_t high[piece], low[piece];
+    alignas(64) uint16_t buffer[2][piece];
     for (; begin < end; begin += piece) {
       const int64_t n = end - begin < piece ? end - begin : piece;
-      for (int64_t i = 0; i < n; i += V::lanes) {
-        const V x = States::load(from + i, n - i < V::lanes ? (int)(n - i) : V::lanes);
-        const B b = bits(select(x != x, from_bits<V>((bits(x) | B(0x400000)) & ~B(0xffff)), x));
-        const Halves h = narrow_bits((b + B(0x8000)) >> 16), l = narrow_bits(b & B(0xffff));
-        memcpy(high + i, &h, sizeof h);
-        memcpy(low + i, &l, sizeof l);
+      char *high = place_of_16(upper, begin, buffer[0]), *low = place_of_16(lower, begin, buffer[1]);
+      int64_t i = 0;
+      for (; i + V::lanes <= n; i += V::lanes) {
+        Halves h, l;
+        halves(V::load(from + i), h, l);
+        memcpy(high + i * 2, &h, sizeof h);
+        memcpy(low + i * 2, &l, sizeof l);
       }
-      copy_16_to(high, upper, begin, begin + n);
-      copy_16_to(low, lower, begin, begin + n);
+      if (i < n) {
+        Halves h, l;
+        halves(load_partial<V>(from + i, (int)(n - i)), h, l);
+        memcpy(high + i * 2, &h, (size_t)(n - i) * 2);
+        memcpy(low + i * 2, &l, (size_t)(n - i) * 2);
+      }
+      write_16(buffer[0], upper, begin, begin + n);
+      write_16(buffer[1], lower, begin, begin + n);
       from += n;
     }
   }

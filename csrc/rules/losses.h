@@ -117,8 +117,34 @@ struct KlDiv {
   }
 };
 
-using ElementwiseLosses =
-    List<MseLoss, L1Loss, SmoothL1Loss, HuberLoss, BinaryCrossEntropy, BinaryCrossEntropyWithLogits, KlDiv>;
+// -log of the Poisson distribution of mean e^x at the count t, without log t!: e^x - t x; or of mean x where log_input
+// is false: x - t log(x + eps). With `full`, Stirling's t log t - t + log(2 pi t) / 2 in its place, where t > 1.
+struct PoissonNllLoss {
+  static constexpr const char* name = "poisson_nll_loss";
+  static constexpr Parameter parameters[] = {
+      {"log_input", 1, 0, 1, false, true}, {"full", 0, 0, 1, false, true}, {"eps", 1e-8, 0.0}};
+  double log_input, full, eps;
+  template <class V>
+  HD LossAndSlope<V> both(V x, V t) const {
+    LossAndSlope<V> made;
+    if (log_input != 0) {
+      const V mean = exp(x);
+      made = {fma(-t, x, mean), mean - t};
+    } else {
+      const V shifted = x + V(eps);
+      made = {fma(-t, log(shifted), x), V(1) - t / shifted};
+    }
+    if (full != 0) {
+      constexpr double two_pi = 6.283185307179586;
+      const V stirling = fma(t, log(t), -t) + V(0.5) * log(V(two_pi) * t);
+      made.loss = made.loss + select(t > V(1), stirling, V(0));
+    }
+    return made;
+  }
+};
+
+using ElementwiseLosses = List<MseLoss, L1Loss, SmoothL1Loss, HuberLoss, BinaryCrossEntropy,
+                               BinaryCrossEntropyWithLogits, KlDiv, PoissonNllLoss>;
 
 // nll_loss: -w x of the label's logarithm x and the row's weight w.
 struct NegativeLogLikelihood {

@@ -111,6 +111,9 @@ struct Lanes {
   friend HD Lanes operator*(const Lanes& a, const Lanes& b) {
     return each(a, b, [](V x, V y) { return x * y; });
   }
+  friend HD Lanes operator/(const Lanes& a, const Lanes& b) {
+    return each(a, b, [](V x, V y) { return x / y; });
+  }
   friend HD Lanes larger(const Lanes& a, const Lanes& b) {
     return each(a, b, [](V x, V y) { return larger(x, y); });
   }

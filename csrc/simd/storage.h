@@ -49,12 +49,15 @@ template <>
 HD Native<float> widen<Bfloat16>(Halves h) {
   return from_bits<Native<float>>(widen_bits(h) << 16);
 }
-template <>
-HD Halves narrow<Bfloat16>(Native<float> x) {
+HD Words nearest_bfloat16(Native<float> x) {
   const Words b = bits(x);
   const Words rounded = b + Words(0x7fff) + ((b >> 16) & Words(1));
   const Words quiet = b | Words(0x400000);  // a NaN whose upper half might be zero
-  return narrow_bits(bits(select(x != x, from_bits<Native<float>>(quiet), from_bits<Native<float>>(rounded))) >> 16);
+  return bits(select(x != x, from_bits<Native<float>>(quiet), from_bits<Native<float>>(rounded))) >> 16;
+}
+template <>
+HD Halves narrow<Bfloat16>(Native<float> x) {
+  return narrow_bits(nearest_bfloat16(x));
 }
 
 #if defined(__AVX512F__)
@@ -117,6 +120,16 @@ template <class S>
 HD void store_as(Native<float> x, void* p) {
   const Halves h = narrow<S>(x);
   memcpy(p, &h, sizeof h);
+}
+template <class S>
+HD void store_two_as(Native<float> x, Native<float> y, void* p) {  // end to end
+  const Halves h[2] = {narrow<S>(x), narrow<S>(y)};
+  memcpy(p, h, sizeof h);
+}
+template <>
+HD void store_two_as<Bfloat16>(Native<float> x, Native<float> y, void* p) {
+  const Words w[2] = {nearest_bfloat16(x), nearest_bfloat16(y)};
+  store_narrow(w, p);
 }
 template <class S>
 HD Native<float> load_as(const void* p, int n, ptrdiff_t stride = 2) {

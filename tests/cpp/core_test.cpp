@@ -1,12 +1,16 @@
 // Runs every kernel of the list on every instruction set at hand and prints a hash of each result's bits. Instruction
 // sets with FMA, and any number of threads, must agree; tests/test_cpp.py holds one machine's lines against another's.
 #include <stdio.h>
+#include <unistd.h>
 
+#include <filesystem>
+#include <fstream>
 #include <map>
 #include <string>
 #include <utility>
 
 #include "core/activations.h"
+#include "core/buffers.h"
 #include "core/dispatch.h"
 #include "core/dropout.h"
 #include "core/elementwise_losses.h"
@@ -377,8 +381,43 @@ void test_clipping(Dtype dtype) {
 
 }  // namespace
 
+// A process three folders down, of which two have limits; then one whose own folder is not there to be seen.
+void test_memory_limits() {
+  namespace fs = std::filesystem;
+  const fs::path root = fs::temp_directory_path() / ("innerloop_core_test_" + std::to_string(getpid()));
+  auto write = [&](const char* name, const char* text) {
+    fs::create_directories((root / name).parent_path());
+    std::ofstream(root / name) << text << "\n";
+  };
+  auto expect = [&](size_t bytes, const char* membership) {
+    write("cgroup", membership);
+    const size_t found = buffers::cgroup_memory((root / "cgroup").c_str(), root);
+    if (found == bytes) return;
+    printf("WRONG: a limit of %zu for %s\n", found, membership);
+    failures++;
+  };
+  expect(SIZE_MAX, "0::/a/b/c");
+  write("memory.max", "max");
+  write("a/memory.max", "3000000");
+  write("a/b/memory.max", "5000000");
+  write("a/b/c/memory.max", "max");
+  write("memory/memory.limit_in_bytes", "9223372036854771712");
+  write("memory/d/memory.limit_in_bytes", "4000000");
+  write("memory/d/e/memory.limit_in_bytes", "7000000");
+  expect(3000000, "0::/a/b/c");
+  expect(3000000, "0::/a");
+  expect(9223372036854771712u, "0::/");
+  expect(9223372036854771712u, "0::/elsewhere/b");
+  expect(4000000, "5:cpu,cpuacct:/a\n4:cpu,memory:/d/e\n0::/");
+  expect(9223372036854771712u, "4:memoryless:/d/e");
+  write("memory.max", "2000000");
+  expect(2000000, "4:memory:/d/e\n0::/a/b/c");
+  fs::remove_all(root);
+}
+
 int main() {
   check_cpu();
+  test_memory_limits();
   for (const std::string& isa : isas()) {
     use_isa(isa);
     if (!kernels().has_fma) continue;

@@ -44,6 +44,24 @@ def caches() -> list[str]:
     return found
 
 
+def last_level_bytes(folder: Path = Path("/sys/devices/system/cpu")) -> int:
+    """Return the size of all last-level caches that this process may use; 0 where unknown."""
+    affinity = getattr(os, "sched_getaffinity", lambda pid: range(cpus()))
+    found: dict[tuple[int, str], int] = {}
+    for cpu in affinity(0):
+        for index in (folder / f"cpu{cpu}" / "cache").glob("index*"):
+            try:
+                level, size, shared = (
+                    (index / name).read_text().strip()
+                    for name in ("level", "size", "shared_cpu_list")
+                )
+                found[int(level), shared] = int(size.removesuffix("K")) << 10
+            except (OSError, ValueError):
+                continue
+    last = max((level for level, _ in found), default=0)
+    return sum(size for (level, _), size in found.items() if level == last)
+
+
 def memory_bytes() -> int:
     """Return the size of the machine's memory."""
     return int(psutil.virtual_memory().total)

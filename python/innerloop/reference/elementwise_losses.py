@@ -135,3 +135,26 @@ def kl_div(pred: NDArray, target: NDArray, log_target: bool = False) -> Pair:
         return np.exp(target) * (target - pred), -np.exp(target)
     t_log_t = np.where(target == 0.0, 0.0, target * np.log(target))
     return t_log_t - target * pred, -target
+
+
+@elementwise_loss()
+def poisson_nll_loss(
+    pred: NDArray, target: NDArray, log_input: bool = True, full: bool = False, eps: float = 1e-8
+) -> Pair:
+    """Negative log-likelihood of counts from a Poisson distribution.
+
+    Formula: ``exp(pred) - target * pred``, the mean being ``exp(pred)``; without `log_input` it is
+    `pred` itself, ``pred - target * log(pred + eps)``. Left out is ``log(target!)``, unless `full`
+    adds Stirling's ``target * log(target) - target + log(2 * pi * target) / 2`` where target > 1.
+
+    Source: as `torch.nn.functional.poisson_nll_loss`.
+    """
+    if log_input:
+        loss, slope = np.exp(pred) - target * pred, np.exp(pred) - target
+    else:
+        loss = pred - target * np.log(pred + eps)
+        slope = 1.0 - target / (pred + eps)
+    if full:
+        stirling = target * np.log(target) - target + 0.5 * np.log(2.0 * np.pi * target)
+        loss = loss + np.where(target > 1.0, stirling, 0.0)
+    return loss, slope

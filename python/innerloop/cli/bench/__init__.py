@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import platform
 import sys
 import time
@@ -38,6 +39,7 @@ NOUNS = {
     "gated": 16,
     "norms": 32,
     "softmax": 35,
+    "mlp": 40,
 }
 WORDS = {
     "machine": "the limits alone",
@@ -47,13 +49,31 @@ WORDS = {
 }
 
 
+OF_NOUN = ("json", "markdown", "plot", "compare", "peers", "only", "seconds", "quick", "threads")
+TAKES = {
+    "machine": ("json", "markdown", "quick", "threads"),
+    "all": (*OF_NOUN[1:], "results"),
+    "scaling": ("json", "markdown", "plot", "quick", "threads"),
+    "table": ("results", "pages"),
+}
+DEFAULTS: dict[str, Any] = {
+    "peers": DEFAULT,
+    "only": "",
+    "results": Path("bench/results"),
+    "pages": [Path("README.md"), Path("docs/performance.md")],
+}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's options."""
+    """Declare the command's options; `run` says which of them a noun does not take."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = "besides nouns:\n" + "\n".join(f"  {w:9} {s}" for w, s in WORDS.items())
+    parser.epilog = "besides nouns, each with its options:\n" + "\n".join(
+        f"  {word:9} {what}\n{'':12}--{' --'.join(TAKES[word])}" for word, what in WORDS.items()
+    )
+    flag: dict[str, Any] = {"action": "store_const", "const": True}
     parser.add_argument("noun", choices=(*NOUNS, *WORDS), metavar="NOUN", help=", ".join(NOUNS))
     parser.add_argument("--json", metavar="FILE", type=Path, help="save all figures, with context")
-    parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
+    parser.add_argument("--markdown", **flag, help="print Markdown tables")
     parser.add_argument("--plot", metavar="FILE", type=Path, help="draw the roofline and the bars")
     parser.add_argument(
         "--compare",
@@ -61,26 +81,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="say what became faster or slower than noise since then",
     )
-    parser.add_argument(
-        "--peers", type=_peers, default=DEFAULT, metavar="A,B", help=f"of {', '.join(NAMES)}"
-    )
-    parser.add_argument("--only", metavar="TEXT", default="", help="cases whose name has this")
+    parser.add_argument("--peers", type=_peers, metavar="A,B", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("--only", metavar="TEXT", help="cases whose name has this")
     parser.add_argument(
         "--seconds", type=_seconds, metavar="S", help="for each case, not its share of the noun's"
     )
-    parser.add_argument("--quick", action="store_true", help="small sizes, only to see it run")
+    parser.add_argument("--quick", **flag, help="small sizes, only to see it run")
     parser.add_argument("--threads", type=int, metavar="N", help="of innerloop and of its peers")
-    parser.add_argument(
-        "--results", type=Path, default=Path("bench/results"), metavar="FOLDER", help="of all"
-    )
-    parser.add_argument(
-        "--pages",
-        type=Path,
-        nargs="+",
-        default=[Path("README.md"), Path("docs/performance.md")],
-        metavar="FILE",
-        help="of table",
-    )
+    parser.add_argument("--results", type=Path, metavar="FOLDER", help="of all and table")
+    parser.add_argument("--pages", type=Path, nargs="+", metavar="FILE", help="of table")
 
 
 def _seconds(text: str) -> float:
@@ -98,7 +107,14 @@ def _peers(text: str) -> tuple[str, ...]:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure, print, save. The status is 1 if a result differs from a peer's."""
+    """Measure, print, save. The status is 1 if a result differs from a peer's, 2 if misused."""
+    given = {name for name, value in vars(options).items() if value is not None}
+    for name in sorted(given - {"command", "noun", *TAKES.get(options.noun, OF_NOUN)}):
+        return _misused(f"--{name} says nothing of {options.noun}")
+    options = argparse.Namespace(**DEFAULTS | {name: getattr(options, name) for name in given})
+    for name in (*OF_NOUN, *DEFAULTS):
+        if name not in options:
+            setattr(options, name, None)
     if options.noun == "table":
         return pages.run(options.results, options.pages)
     before = il.get_num_threads()
@@ -106,27 +122,79 @@ def run(options: argparse.Namespace) -> int:
         if options.threads is not None:
             il.set_num_threads(options.threads)
     except ValueError as error:
-        print(f"--threads: {error}", file=sys.stderr)
-        return 2
+        return _misused(f"--threads: {error}")
     threads = il.get_num_threads()
     try:
+        _check_paths(options)
         with numpy_threads(threads):
             return _run(options, threads)
+    except Misuse as error:
+        return _misused(str(error))
     finally:
         il.set_num_threads(before)
+
+
+class Misuse(Exception):
+    """What an option asks for cannot be done."""
+
+
+def _misused(why: str) -> int:
+    print(f"bench: {why}", file=sys.stderr)
+    return 2
+
+
+def _check_paths(options: argparse.Namespace) -> None:
+    """Raise Misuse where a result could not be written in the end."""
+    if options.noun == "all":
+        try:
+            options.results.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Misuse(f"--results: {error}") from None
+    if options.plot:
+        from . import plot  # which needs matplotlib
+
+        if options.plot.suffix[1:] not in plot.KINDS:
+            raise Misuse(f"--plot {options.plot}: its kind is none of {', '.join(plot.KINDS)}")
+    for name in ("json", "plot"):
+        path = getattr(options, name)
+        place = path and (path if path.exists() else path.parent)
+        if path and (path.is_dir() or not os.access(place, os.W_OK)):
+            raise Misuse(f"--{name} {path}: no file can be written there")
 
 
 def _run(options: argparse.Namespace, threads: int) -> int:
     if options.noun == "scaling":
         return scaling.run(context(Peers.find((), threads)), options)
-    beside = Peers.find(() if options.noun == "machine" else options.peers, threads)
     if options.noun == "machine":
-        return _machine(options, beside)
-    if options.noun != "all":
-        return _noun(options.noun, options, beside, options.json)
-    options.results.mkdir(parents=True, exist_ok=True)
-    statuses = [_noun(noun, options, beside, options.results / f"{noun}.json") for noun in NOUNS]
+        return _machine(options, Peers.find((), threads))
+    nouns = tuple(NOUNS) if options.noun == "all" else (options.noun,)
+    old = {noun: _old(noun, options) for noun in nouns} if options.compare else {}
+    beside = Peers.find(options.peers, threads)
+    statuses: list[int] = []
+    names: list[str] = []
+    for noun in nouns:
+        path = options.results / f"{noun}.json" if options.noun == "all" else options.json
+        status = _noun(noun, options, beside, path, old.get(noun), names)
+        statuses += [] if status is None else [status]
+    if not statuses:
+        there = "\n".join(f"  {name}" for name in names)
+        raise Misuse(f"no case has {options.only!r} in its name; there are\n{there}")
     return max(statuses)
+
+
+def _old(noun: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the record to compare with: the file, or the noun's own in a folder."""
+    path = options.compare / f"{noun}.json" if options.compare.is_dir() else options.compare
+    about = {"processor": machine.cpu_model(), "isa": il.info()["isa"]}
+    about["threads"] = il.get_num_threads()
+    try:
+        old = compare.read(path)
+    except (OSError, ValueError) as error:
+        raise Misuse(f"--compare {path}: {error}") from None
+    reasons = compare.refusals(old, {"noun": noun, "quick": bool(options.quick), "context": about})
+    if reasons:
+        raise Misuse(f"--compare {path}: {'; '.join(reasons)}")
+    return old
 
 
 def context(beside: Peers) -> dict[str, Any]:
@@ -158,38 +226,44 @@ def _machine(options: argparse.Namespace, beside: Peers) -> int:
     return 0
 
 
-def _noun(noun: str, options: argparse.Namespace, beside: Peers, path: Path | None) -> int:
-    old = _old(options.compare, noun)
-    record = _measured(noun, options, beside)
+def _noun(
+    noun: str,
+    options: argparse.Namespace,
+    beside: Peers,
+    path: Path | None,
+    old: dict[str, Any] | None,
+    names: list[str],
+) -> int | None:
+    """Return the status, None where no case is asked for; add the names of those that are not."""
+    record = _measured(noun, options, beside, names)
     if record is None:
         return 1
+    if not record["cases"]:
+        return None
     if path:
         path.write_text(json.dumps(record, indent=1) + "\n")
     if options.plot:
-        from . import plot  # which needs matplotlib
+        from . import plot
 
         file = options.plot
         if options.noun == "all":
             file = file.with_name(f"{file.stem}_{noun}{file.suffix}")
         plot.draw(record, file)
-    return 0 if old is None else compare.run(old, record, options.markdown)
+    if old is not None:
+        compare.show(old, record, options.markdown)
+    return 0
 
 
-def _old(path: Path | None, noun: str) -> dict[str, Any] | None:
-    """Return the record to compare with: the file, or the noun's own in a folder."""
-    if path is None:
-        return None
-    return json.loads((path / f"{noun}.json" if path.is_dir() else path).read_text())
-
-
-def _measured(noun: str, options: argparse.Namespace, beside: Peers) -> dict[str, Any] | None:
+def _measured(
+    noun: str, options: argparse.Namespace, beside: Peers, names: list[str]
+) -> dict[str, Any] | None:
     """Measure a noun's cases, print them, and return their record; None where one is wrong."""
     start = time.monotonic()
     limits = quick() if options.quick else Limits()
     about = context(beside) | {"machine": limits.machine()}
     makes = list(importlib.import_module(f".{noun}", __name__).cases(beside, options.quick))
     results: list[Result] = []
-    for left, case in _shown(makes, noun, beside, options.only):
+    for left, case in _shown(makes, noun, beside, options.only, names):
         try:
             case.check()
         except AssertionError as error:
@@ -208,10 +282,11 @@ def _measured(noun: str, options: argparse.Namespace, beside: Peers) -> dict[str
     about["round_trip_ns_after"] = round_trip()
     about["absent"] = list(beside.absent)
     about["seconds"] = round(time.monotonic() - start, 1)
-    if not options.markdown:
+    if results and not options.markdown:
         console.rule(noun)
-    report(results, about, options.markdown)
-    record = {"noun": noun, "quick": options.quick, "context": about}
+    if results:
+        report(results, about, options.markdown)
+    record = {"noun": noun, "quick": bool(options.quick), "context": about}
     return record | {"cases": [as_record(r) for r in results], "geometric_means": means(results)}
 
 
@@ -229,9 +304,12 @@ def _undisturbed(case: Case, settings: Settings, limits: Limits, tries: int) -> 
 
 
 def _shown(
-    makes: Sequence[Make], title: str, beside: Peers, only: str
+    makes: Sequence[Make], title: str, beside: Peers, only: str, names: list[str]
 ) -> Iterator[tuple[int, Case]]:
-    """Yield the cases with how many are left, showing on the error stream which is measured."""
+    """Yield the cases with how many are left, showing on the error stream which is measured.
+
+    To `names` are added those of the cases that `only` leaves out.
+    """
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -244,8 +322,9 @@ def _shown(
         for number, make in enumerate(makes):
             case = make()
             beside.keep(case.peers)
-            progress.update(
-                task, description=f"{case.group}: {case.name}", completed=number, refresh=True
-            )
-            if only in f"{case.group}: {case.name}":
+            name = f"{case.group}: {case.name}"
+            progress.update(task, description=name, completed=number, refresh=True)
+            if only in name:
                 yield len(makes) - number, case
+            else:
+                names.append(name)

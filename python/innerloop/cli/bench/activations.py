@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import innerloop as il
 from innerloop import reference
 
-from .harness import Case, Make, agree, rotating, sets_to_rotate
+from .harness import OURS, Case, Make, agree, rotating, sets_to_rotate
 from .operations import operations
 from .peers import Calls, Peers
 
@@ -76,16 +76,16 @@ def _case(beside: Peers, name: str, size: int, fresh: bool, dtype: Any = np.floa
 
 
 def _cold(beside: Peers, name: str, size: int, quick: bool) -> Case:
-    sets = [
-        (x := _numbers(size, i), np.zeros_like(x)) for i in range(sets_to_rotate(8 * size, quick))
-    ]
-    contenders = [_contenders(beside, name, x, y) for x, y in sets]
-    kinds = contenders[0][1]
-    peers: Calls = {kind: rotating([calls[kind] for _, calls in contenders]) for kind in kinds}
+    x, sets = _numbers(size), []
+    for _ in range(sets_to_rotate(8 * size, quick)):
+        run, peers = _contenders(beside, name, x.copy(), np.zeros_like(x))
+        sets.append({OURS: run, **peers})
+    calls = rotating(sets)
+    run = calls.pop(OURS)
+    check = functools.partial(agree, run, calls)
     footprint = 8.0 * size * len(sets)
-    run = rotating([run for run, _ in contenders])
     group = f"{size:,} elements, cold, out="
-    return Case(name, group, run, peers, 8.0 * size, footprint, _flops(name, size))
+    return Case(name, group, run, calls, 8.0 * size, footprint, _flops(name, size), check=check)
 
 
 def _flops(name: str, size: int) -> float:

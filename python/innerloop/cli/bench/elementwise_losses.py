@@ -1,4 +1,7 @@
-"""Elementwise losses: the mean and the gradient in one call, out of memory and within caches."""
+"""Elementwise losses: the mean and the gradient in one call, out of memory and within caches.
+
+PyTorch's gradient is given an array where it has a kernel that takes one, and fresh elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -36,17 +39,10 @@ def _case(beside: Peers, name: str, size: int) -> Case:
     loss = functools.partial(getattr(il, name), reduction=reduction)
     run = functools.partial(loss, pred, target, return_grad=True, out=out)
     peers: Calls = {}
-    function = None if torch is None else getattr(torch.nn.functional, name, None)
-    if function is not None:
-        tx, tt = torch.from_numpy(pred).requires_grad_(), torch.from_numpy(target)
-
-        def by_torch() -> Any:
-            loss = function(tx, tt, reduction=reduction)
-            return loss.detach(), torch.autograd.grad(loss, tx)[0]
-
-        peers["torch"] = by_torch
+    if torch is not None:
+        peers |= (_torch_into if name in INTO else _torch)(torch, name, reduction, pred, target)
     if name == "mse_loss":
-        peers["numpy"] = functools.partial(_mse, pred, target)
+        peers["numpy"] = functools.partial(_mse, pred, target, np.zeros_like(pred))
         if beside.sklearn is not None:
             peers |= _sklearn_mse(pred, target, beside.threads)
 
@@ -65,12 +61,48 @@ def _case(beside: Peers, name: str, size: int) -> Case:
         footprint=12.0 * pred.size,
         flops=operations(getattr(reference, name), pred[:100], target[:100], return_grad=True)
         * pred.size,
+        fresh=() if name in INTO else ("torch",),
         check=check,
     )
 
 
-def _mse(pred: NDArray, target: NDArray) -> tuple[Any, NDArray]:
-    d = pred - target
+# PyTorch's losses whose gradient it can write into a given array, with its kernels' arguments
+# before and after the reduction.
+INTO: dict[str, tuple[tuple, tuple]] = {
+    "mse_loss": ((), ()),
+    "smooth_l1_loss": ((), (1.0,)),
+    "huber_loss": ((), (1.0,)),
+    "binary_cross_entropy": ((None,), ()),
+}
+
+
+def _torch_into(torch: Any, name: str, reduction: str, pred: NDArray, target: NDArray) -> Calls:
+    """Return the kernels that autograd runs, with a place for the gradient."""
+    x, t = torch.from_numpy(pred), torch.from_numpy(target)
+    gradient, one = torch.zeros_like(x), torch.ones(())
+    before, after = INTO[name]
+    options = (x, t, *before, {"mean": 1, "sum": 2}[reduction], *after)
+    forward, backward = (getattr(torch.ops.aten, n) for n in (name, f"{name}_backward"))
+    given = backward.out if name == "huber_loss" else backward.grad_input
+    into = functools.partial(given, one, *options, grad_input=gradient)
+    return {"torch": lambda: (forward(*options), into())}
+
+
+def _torch(torch: Any, name: str, reduction: str, pred: NDArray, target: NDArray) -> Calls:
+    function = getattr(torch.nn.functional, name, None)
+    if function is None:
+        return {}
+    x, t = torch.from_numpy(pred).requires_grad_(), torch.from_numpy(target)
+
+    def both() -> Any:
+        loss = function(x, t, reduction=reduction)
+        return loss.detach(), torch.autograd.grad(loss, x)[0]
+
+    return {"torch": both}
+
+
+def _mse(pred: NDArray, target: NDArray, d: NDArray) -> tuple[Any, NDArray]:
+    np.subtract(pred, target, out=d)
     loss = np.vdot(d, d) / d.size
     d *= np.float32(2 / d.size)
     return loss, d
@@ -83,9 +115,10 @@ def _sklearn_mse(pred: NDArray, target: NDArray, threads: int) -> Calls:
     except ImportError:  # private: it may move
         return {}
     loss = HalfSquaredError()
+    places = {"loss_out": np.zeros_like(pred), "gradient_out": np.zeros_like(pred)}
 
     def both() -> Any:
-        values, gradient = loss.loss_gradient(target, pred, n_threads=threads)
+        values, gradient = loss.loss_gradient(target, pred, **places, n_threads=threads)
         gradient *= np.float32(2 / pred.size)
         return 2 * values.mean(), gradient
 

@@ -8,7 +8,9 @@ median of the rounds' medians, a ratio the median of the rounds' ratios.
 
 from __future__ import annotations
 
+import functools
 import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -18,13 +20,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import machine
+
 OURS = "innerloop"
 # Seconds after a block until the workers rest. OpenBLAS spins for 2**26 ticks of the processor:
 # after 20 ms of pause PyTorch's next call took twice its time.
 PAUSES = {OURS: 0.005, "numpy": 0.06}
 PAUSE = 0.03
 SLOW = 0.05  # seconds of a call that needs no other to warm up
-COLD = 128e6  # bytes of the buffers that a cold case goes round: more than a last-level cache
+COLD = 128e6  # bytes, at least, of the buffers that a cold case goes round,
+# and at least so many times the last-level caches: one that replaces lines at random keeps 2% of
+# buffers that go round four times its size.
+BEYOND = 4
 
 
 @dataclass
@@ -46,9 +53,13 @@ class Case:
     flops : float
         Floating-point operations, where they can be the limit.
     dtype : str
-        Whose peak they are held against: float32 or float64.
+        Whose peak they are held against: float32 or float64. Half precision is widened to float32
+        on every instruction set, and no kernel uses a processor's bfloat16 products.
     note : str
         Shown beside the name.
+    fresh : tuple of str
+        Peers that make a new array of what innerloop writes into a given one: their time has the
+        page faults of a large one.
     check : callable
         Raises AssertionError where results differ from the peers'.
     """
@@ -62,6 +73,7 @@ class Case:
     flops: float = 0.0
     dtype: str = "float32"
     note: str = ""
+    fresh: tuple[str, ...] = ()
     check: Callable[[], None] = lambda: None
 
 
@@ -127,15 +139,23 @@ class Result:
         return statistics.median(theirs / ours for theirs, ours in pairs)
 
 
-def rotating(calls: Sequence[Callable[[], object]]) -> Callable[[], object]:
-    """Return a call that does the next of `calls` each time, so that none finds its arrays hot."""
-    following = itertools.cycle(calls).__next__
-    return lambda: following()()
+def rotating(contenders: Sequence[dict[str, Callable[[], Any]]]) -> dict[str, Callable[[], Any]]:
+    """Return a call by each name that takes the next set's, so that none finds its arrays hot.
+
+    All go round together: else one would find those that another has just left in the caches.
+    """
+    following = itertools.cycle(contenders).__next__
+
+    def call(name: str) -> Any:
+        return following()[name]()
+
+    return {name: functools.partial(call, name) for name in contenders[0]}
 
 
 def sets_to_rotate(nbytes: float, quick: bool) -> int:
     """Return how many sets of arrays of `nbytes` no cache holds."""
-    return 2 if quick else max(2, round(COLD / nbytes))
+    beyond = max(COLD, BEYOND * machine.last_level_bytes())
+    return 2 if quick else max(2, math.ceil(beyond / nbytes))
 
 
 def _seconds(call: Callable[[], object], repeats: int) -> float:

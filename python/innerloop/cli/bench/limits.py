@@ -24,6 +24,10 @@ CACHES = (1 << 15, 1 << 18, 1 << 23)  # bytes that fit in two cores' L1, L2, L3
 class Limits:
     """Arithmetic and bandwidth, each the best of the times that it was measured.
 
+    What follows from them for a case is an estimate. Rules cost more than operations that count as
+    one each, at two in each fused multiply-add; and a case may find some of its arrays in a cache,
+    or need fewer operations than its formula: then it is beyond 100%.
+
     Bandwidth is that of the cache, or the memory, which holds an array of a given size: the best of
     reading, updating in place, copying, and copying around the caches. It is kept for each mode of
     a virtual machine apart, as memory is nearly twice as fast with its cores far apart.
@@ -51,7 +55,8 @@ class Limits:
 
         `again` is as in `flops`.
         """
-        # Half powers of two, rounded down: a smaller buffer is no slower, so the limit is strict.
+        # Half powers of two, rounded down: a smaller buffer is no slower, which makes the limit the
+        # harder one.
         half_powers = math.floor(2 * math.log2(max(footprint, CACHES[0])))
         size = min(int(2 ** (half_powers / 2)), self.largest)
         key = (when, size)

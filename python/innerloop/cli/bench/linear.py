@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import innerloop as il
 
-from .harness import Case, Make, agree, close, rotating, sets_to_rotate
+from .harness import OURS, Case, Make, agree, close, rotating, sets_to_rotate
 from .peers import Calls, Peers
 
 SHAPES = (
@@ -157,11 +157,13 @@ def _packed(beside: Peers, shape: Shape) -> Case:
 def _cold(beside: Peers, shape: Shape, quick: bool) -> Case:
     x, weights, b = _arrays(shape)
     copies = [weights.copy() for _ in range(sets_to_rotate(weights.nbytes, quick))]
-    run = rotating([functools.partial(il.linear, x, w.T, b) for w in copies])
-    peers: Calls = {}
+    sets: list[Calls] = [{OURS: functools.partial(il.linear, x, w.T, b)} for w in copies]
     if beside.torch is not None:
-        calls = [_torch(beside, None, x, w, b)["torch"] for w in copies]
-        peers["torch"] = rotating(calls)
+        f, (tx, tb) = beside.torch.nn.functional, map(beside.tensor, (x, b))
+        for calls, w in zip(sets, copies, strict=True):
+            calls["torch"] = functools.partial(f.linear, tx, beside.tensor(w), tb)
+    peers = rotating(sets)
+    run = peers.pop(OURS)
     footprint = float(sum(w.nbytes for w in copies))
     return _case(shape, "linear, cold", run, peers, footprint=footprint)
 

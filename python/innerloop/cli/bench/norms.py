@@ -1,4 +1,8 @@
-"""Dropout and the norms: forward into a given array, and backward with all gradients."""
+"""Dropout and the norms: forward into a given array, and backward with all gradients.
+
+PyTorch's dropout and batch_norm forward are given an array as well. What the others have for that
+makes a new array and copies it, which would flatter us: they are fresh.
+"""
 
 from __future__ import annotations
 
@@ -50,6 +54,7 @@ def _case(
     each: float,
     tolerance: float = 2e-5,
     footprint: float | None = None,
+    fresh: tuple[str, ...] = ("torch",),
 ) -> Case:
     """`footprint`: bytes of all arrays, where some are read twice; else as many as are moved."""
 
@@ -58,17 +63,27 @@ def _case(
     sizes = " x ".join(map(str, shape))
     flops = each * math.prod(shape)
     return Case(
-        f"{group}, {sizes}", kind, run, peers, moved, footprint or moved, flops, check=check
+        name=f"{group}, {sizes}",
+        group=kind,
+        run=run,
+        peers=peers,
+        moved=moved,
+        footprint=footprint or moved,
+        flops=flops,
+        fresh=fresh,
+        check=check,
     )
 
 
 def _dropout(beside: Peers, n: int) -> Case:
     x = _numbers((n,), 0)
     run = functools.partial(il.dropout, x, 0.1, seed=1, out=np.zeros_like(x))
-    case = _case("dropout, forward", (n,), run, {}, 8.0 * n, 1.0)
+    case = _case("dropout, forward", (n,), run, {}, 8.0 * n, 1.0, fresh=())
     if beside.torch is not None:  # whose mask is another: there is nothing to check
-        tx = beside.torch.from_numpy(x)
-        case.peers["torch"] = functools.partial(beside.torch.nn.functional.dropout, tx, 0.1)
+        torch, tx = beside.torch, beside.torch.from_numpy(x)
+        mask, out = torch.zeros_like(tx), torch.zeros_like(tx)
+        # The steps of its dropout, with places for the mask and the result.
+        case.peers["torch"] = lambda: torch.mul(tx, mask.bernoulli_(0.9).div_(0.9), out=out)
         case.check = lambda: None
     return case
 
@@ -145,35 +160,35 @@ def _batch(shape: tuple[int, ...]) -> tuple[NDArray, ...]:
     return x, dy, np.zeros_like(x), weight, bias, mean, var
 
 
-def _torch_batch_norm(torch: Any, mean: NDArray, var: NDArray, training: bool) -> Callable:
-    own = (torch.from_numpy(a.copy()) for a in (mean, var))
-    function = functools.partial(torch.nn.functional.batch_norm, training=training)
-    stats = dict(zip(("running_mean", "running_var"), own, strict=True))
-    return lambda x, w, b: function(x, weight=w, bias=b, **stats)
-
-
 def _batch_forward(beside: Peers, shape: tuple[int, ...], training: bool) -> Case:
     x, _, y, weight, bias, mean, var = _batch(shape)
     peers: Calls = {}
     if beside.torch is not None:
-        function = _torch_batch_norm(beside.torch, mean, var, training)
-        tensors = map(beside.torch.from_numpy, (x, weight, bias))
-        peers["torch"] = functools.partial(function, *tensors)
+        torch = beside.torch
+        arrays = (x, weight, bias, mean.copy(), var.copy())
+        options = (*map(torch.from_numpy, arrays), training, 0.1, 1e-5)
+        saved = {n: torch.zeros(shape[1] * training) for n in ("save_mean", "save_invstd")}
+        function = torch.ops.aten.native_batch_norm.out
+        out = {"out": torch.zeros_like(options[0]), **saved}
+        peers["torch"] = lambda: function(*options, **out)[0]
     run = functools.partial(il.batch_norm, x, mean, var, weight, bias, training=training, out=y)
     title = f"batch_norm{' (training)' if training else ''}, forward"
     few = (x[:8], mean, var, weight, bias)
     each = operations(reference.batch_norm, *few, training=training)
     moved = (12.0 if training else 8.0) * x.size
-    return _case(title, shape, run, peers, moved, each, footprint=8.0 * x.size)
+    return _case(title, shape, run, peers, moved, each, footprint=8.0 * x.size, fresh=())
 
 
 def _batch_backward(beside: Peers, shape: tuple[int, ...]) -> Case:
     x, dy, dx, weight, bias, mean, var = _batch(shape)
     peers: Calls = {}
     if beside.torch is not None:
-        function = _torch_batch_norm(beside.torch, mean, var, True)
-        tx, tdy, *tv = map(beside.torch.from_numpy, (x, dy, weight, bias))
-        peers["torch"] = _autograd(beside.torch, function, tx, tv, tdy)
+        torch = beside.torch
+        tx, tdy, tmean, tvar, *tv = map(torch.from_numpy, (x, dy, mean, var, weight, bias))
+        function = torch.nn.functional.batch_norm
+        peers["torch"] = _autograd(
+            torch, lambda x, w, b: function(x, tmean, tvar, w, b, training=True), tx, tv, tdy
+        )
     _, saved = il.batch_norm(x, None, None, weight, bias, training=True, return_saved=True)
     out = (dx, None, None)
     run = functools.partial(il.batch_norm_backward, dy, x, saved, weight, training=True, out=out)

@@ -1,7 +1,9 @@
 """How many operations a formula takes, counted while the NumPy reference computes it.
 
-Each arithmetic function of NumPy counts once an element, exp and tanh like a product: the limit
-that follows is that of the formula as it stands in the reference, if a kernel's exp were free.
+Each arithmetic function of NumPy counts once an element, exp, tanh and division like a product,
+choices and comparisons not at all. The limit that follows is an estimate: no kernel reaches it
+whose exp is a polynomial of a dozen products, and one may pass it that shares what the reference,
+as it stands, computes twice.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..console import human_time
+from . import compare
 from .harness import OURS
 
 BEGIN = "<!-- {}: made by `python -m innerloop bench table` from bench/results -->"
@@ -106,6 +106,7 @@ ROWS = [
         MEAN,
     ),
 ]
+OTHERS = ("machine", "scaling")  # records without a noun's cases
 NAMES = {"torch": "PyTorch", "numpy": "NumPy", FUSED: "PyTorch, fused", DEFAULT: "PyTorch, default"}
 
 
@@ -118,9 +119,16 @@ def read(results: Path) -> Records:
     Raises
     ------
     LookupError
-        Where one that a row asks for is missing.
+        Where one that a row asks for is missing, or a file is something else.
     """
-    records = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
+    records = {}
+    for path in sorted(results.glob("*.json")):
+        if path.stem in OTHERS:
+            continue
+        try:
+            records[path.stem] = compare.read(path)
+        except ValueError as error:
+            raise LookupError(f"{path}: {error}") from None
     for row in ROWS:
         if row.noun not in records:
             raise LookupError(f"{results / row.noun}.json is missing: `bench all` makes it")
@@ -159,7 +167,7 @@ def losses(records: Records) -> list[str]:
         return ["None."]
     lines = [
         f"| `{noun}` | {case['group']} | {case['case']} | {case['of_limit']:.0%} | "
-        f"{NAMES[peer]} | {_ratio(ratio)} |"
+        f"{NAMES[peer]}{', fresh' if peer in case.get('fresh', ()) else ''} | {_ratio(ratio)} |"
         for ratio, noun, case, peer in sorted(found, key=lambda entry: entry[0])
     ]
     head = [
@@ -182,12 +190,15 @@ def _about(records: Records) -> list[str]:
     def every(key: str) -> str:
         return ", ".join(dict.fromkeys(str(context[key]) for context in contexts))
 
+    cases = (case for record in records.values() for case in record["cases"])
+    fresh = any(case.get("fresh") for case in cases)
     return [
         f"A ratio is the peer's time divided by ours, the median of rounds in one run: above 1, "
         f"innerloop is faster. \\*: another process took a core meanwhile. {every('processor')}, "
         f"{every('isa')}, {every('threads')} threads, PyTorch {every('torch')}, innerloop at "
         f"{every('commit')}; float32 where nothing else is said. The limit is the slower of "
         "arithmetic and memory, as the run itself measured them."
+        + (" Fresh: the peer makes a new array where ours is given one." if fresh else "")
     ]
 
 
@@ -199,6 +210,8 @@ def _line(row: Row, record: dict[str, Any]) -> str:
     ]
     peer = NAMES.get(row.peer, row.peer)
     if row.case == MEAN:
+        fresh = [row.peer in case.get("fresh", ()) for case in chosen]
+        peer += ", fresh" if all(fresh) else ", some fresh" if any(fresh) else ""
         mean = record["geometric_means"].get(row.group, {}).get(row.peer)
         if mean is None:
             raise LookupError(f"{record['noun']}: no {row.group!r} beside {row.peer}")
@@ -214,6 +227,7 @@ def _line(row: Row, record: dict[str, Any]) -> str:
     work = f"{row.work.rstrip(': ')}: {case['case']}"
     star = "\\*" if case.get("mood", {}).get("disturbed") else ""
     ratio = _ratio(case["ratios"][row.peer])
+    peer += ", fresh" if row.peer in case.get("fresh", ()) else ""
     return f"| {work} | {ours}{star} | {case['of_limit']:.0%} | {peer} | {ratio} |"
 
 
@@ -250,7 +264,7 @@ def run(results: Path, pages: list[Path]) -> int:
     try:
         records = read(results)
         changed = {page: written(page.read_text(), records) for page in pages}
-    except (LookupError, FileNotFoundError) as error:
+    except (LookupError, OSError) as error:
         print(f"bench table: {error}", file=sys.stderr)
         return 1
     for page, text in changed.items():

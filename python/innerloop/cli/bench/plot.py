@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from .harness import OURS
+
+KINDS = tuple(sorted(FigureCanvasAgg.get_supported_filetypes()))
 
 
 def draw(record: dict[str, Any], path: Path) -> None:

@@ -50,6 +50,7 @@ def _case(torch: Any, shape: tuple[int, ...], backward: bool) -> Case:
         moved=(12.0 if backward else 8.0) * x.size,
         footprint=(12.0 if backward else 8.0) * x.size,
         flops=(4.0 if backward else 1.0) * x.size,  # backward: two products, a choice, a sum
+        fresh=("torch",),  # it has none into a given array
         check=functools.partial(agree, run, peers),
     )
 

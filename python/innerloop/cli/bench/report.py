@@ -8,6 +8,8 @@ from ..console import console, human_bytes, human_time, show_table
 from .harness import OURS, Result, geometric_mean
 from .limits import KINDS
 
+TITLES = {"numpy": "NumPy", "torch": "PyTorch", "jax": "JAX", "sklearn": "scikit-learn"}
+
 
 def peer_names(results: list[Result]) -> list[str]:
     """Return all peers, in the order of the cases."""
@@ -32,6 +34,7 @@ def as_record(result: Result) -> dict[str, Any]:
         "case": case.name,
         "group": case.group,
         "note": case.note,
+        "fresh": [name for name in case.fresh if name in result.timings],
         "dtype": case.dtype,
         "flops": case.flops,
         "bytes": case.moved,
@@ -61,7 +64,10 @@ def report(results: list[Result], about: dict[str, Any], markdown: bool) -> None
         show_table(group, columns, rows, markdown=markdown)
     disturbed = sum(bool(r.mood.get("disturbed")) for r in results)
     marked = [f"*: {disturbed} cases that another process disturbed, measure them again"]
-    show_lines([*(marked if disturbed else []), *context_lines(about)], markdown)
+    fresh = any(name in r.timings for r in results for name in r.case.fresh)
+    made = ["fresh: that peer makes a new array where innerloop is given one"]
+    lines = [*(marked if disturbed else []), *(made if fresh else []), *context_lines(about)]
+    show_lines(lines, markdown)
 
 
 def show_lines(lines: list[str], markdown: bool) -> None:
@@ -80,8 +86,12 @@ def _row(result: Result, names: list[str]) -> list[str]:
     cells.append(f"{human_time(ours.median)} ±{ours.spread:.0%}")
     for name in names:
         ratio = result.ratio(name)
-        known = "-" if ratio is None else f"{human_time(result.timings[name].median)}, {ratio:.2f}x"
-        cells.append(known)
+        fresh = ", fresh" if name in case.fresh else ""
+        cells.append(
+            "-"
+            if ratio is None
+            else f"{human_time(result.timings[name].median)}, {ratio:.2f}x{fresh}"
+        )
     arithmetic = result.bound == "arithmetic"
     rate = (case.flops if arithmetic else case.moved) / result.seconds / 1e9
     unit = "GFLOP/s" if arithmetic else "GB/s"
@@ -112,14 +122,12 @@ def trip_text(nanoseconds: int | None) -> str:
 def context_lines(about: dict[str, Any]) -> list[str]:
     """Return the context as sentences."""
     commit = f" at {about['commit']}" if about["commit"] else ""
-    titles = {"torch": "PyTorch", "jax": "JAX", "sklearn": "scikit-learn"}
-    versions = [f"{titles[n]} {about[n]}" for n in titles if about[n]]
+    versions = [f"{title} {about[name]}" for name, title in TITLES.items() if about[name]]
     trips = [trip_text(about[key]) for key in ("round_trip_ns", "round_trip_ns_after")]
     joined = about["machine"]["fork_join_ns"]
     lines = [
         f"{about['processor']}, {about['isa']}, {about['threads']} threads; innerloop "
-        f"{about['innerloop']}{commit}, Python {about['python']}, "
-        + ", ".join([f"NumPy {about['numpy']}", *versions]),
+        f"{about['innerloop']}{commit}, Python {about['python']}, " + ", ".join(versions),
         f"cache line from core to core and back: {trips[0]}, at the end {trips[1]}; the pool's "
         f"fork and join: {f'{joined} ns' if joined else 'one thread has none'}; load average "
         f"{about['load_average']} before",
@@ -133,6 +141,6 @@ def context_lines(about: dict[str, Any]) -> list[str]:
         *lines,
         "beside each peer's time: that time divided by innerloop's. ±: spread of the rounds, p20 "
         "to p80. of limit: of the slower of arithmetic and memory, both as measured here, memory "
-        "at each case's own size",
+        "at each case's own size; an estimate: each operation counts as one, an exponential too",
         *about["absent"],
     ]

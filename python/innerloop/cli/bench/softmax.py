@@ -48,12 +48,13 @@ def _case(
     peers: Calls,
     arrays: float,
     each: float,
+    fresh: tuple[str, ...] = (),
 ) -> Case:
     check = functools.partial(agree, run, peers, 1e-4)
     moved = 4.0 * arrays * shape[0] * shape[1]
     title = f"{name}, {shape[0]} x {shape[1]}"
     flops = each * shape[0] * shape[1]
-    return Case(title, group, run, peers, moved, moved, flops, check=check)
+    return Case(title, group, run, peers, moved, moved, flops, fresh=fresh, check=check)
 
 
 def _forward(beside: Peers, name: str, shape: tuple[int, int]) -> Case:
@@ -73,7 +74,7 @@ def _forward(beside: Peers, name: str, shape: tuple[int, int]) -> Case:
         peers |= beside.jit(getattr(beside.jax.nn, name), x)
     run = functools.partial(getattr(il, name), x, out=np.zeros_like(x))
     each = operations(getattr(reference, name), x[:8])
-    return _case(name, shape, "value", run, peers, 2, each)
+    return _case(name, shape, "value", run, peers, 2, each, ("sklearn", "jax"))
 
 
 def _backward(beside: Peers, name: str, shape: tuple[int, int]) -> Case:
@@ -98,11 +99,15 @@ def _nll_loss(beside: Peers, shape: tuple[int, int]) -> Case:
     peers: Calls = {}
     if beside.torch is not None:
         torch = beside.torch
-        tx, tt = torch.from_numpy(log_probs).requires_grad_(), torch.from_numpy(target)
+        aten, mean, ignored = torch.ops.aten, 1, -100
+        tx, tt = torch.from_numpy(log_probs), torch.from_numpy(target)
+        gradient, one = torch.zeros_like(tx), torch.ones(())
 
-        def both() -> Any:
-            loss = torch.nn.functional.nll_loss(tx, tt)
-            return loss.detach(), torch.autograd.grad(loss, tx)[0]
+        def both() -> Any:  # what autograd runs, with a place for the gradient
+            loss, weight = aten.nll_loss_forward(tx, tt, None, mean, ignored)
+            backward = aten.nll_loss_backward.grad_input
+            backward(one, tx, tt, None, mean, ignored, weight, grad_input=gradient)
+            return loss, gradient
 
         peers["torch"] = both
     run = functools.partial(il.nll_loss, log_probs, target, return_grad=True, out=out)

@@ -1,4 +1,7 @@
-"""softmax_cross_entropy: the mean loss and the gradient, in one call, of class labels."""
+"""softmax_cross_entropy: the mean loss and the gradient, in one call, of class labels.
+
+PyTorch's gradient is a fresh array in every group: it has no other.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +31,10 @@ def cases(beside: Peers, quick: bool) -> Iterator[Make]:
             yield functools.partial(_case, beside, shape, where)
 
 
-def _numpy(logits: NDArray, target: NDArray) -> tuple[Any, NDArray]:
+def _numpy(logits: NDArray, target: NDArray, e: NDArray) -> tuple[Any, NDArray]:
     rows = np.arange(len(target))
-    e = np.exp(logits - logits.max(axis=1, keepdims=True))
+    np.subtract(logits, logits.max(axis=1, keepdims=True), out=e)
+    np.exp(e, out=e)
     e /= e.sum(axis=1, keepdims=True)
     loss = -np.log(e[rows, target]).mean()
     e[rows, target] -= 1
@@ -52,7 +56,7 @@ def _case(beside: Peers, shape: tuple[int, int], where: str) -> Case:
 
     peers = _torch(beside, logits, target)
     if where == "given":  # once: the others' places are ours alone
-        peers["numpy"] = lambda: _numpy(logits, target)
+        peers["numpy"] = functools.partial(_numpy, logits, target, np.zeros_like(logits))
         peers |= _jax(beside, logits, target) | _sklearn(beside, logits, target)
 
     def over_fresh() -> Any:
@@ -68,6 +72,7 @@ def _case(beside: Peers, shape: tuple[int, int], where: str) -> Case:
         footprint=(4.0 if where == "over" else 8.0) * logits.size,
         flops=logits.size
         * operations(reference.softmax_cross_entropy, logits[:8], target[:8], return_grad=True),
+        fresh=() if where == "fresh" else ("torch", "torch compiled", "jax"),
         check=functools.partial(agree, over_fresh, peers, 1e-4),
     )
 
@@ -111,9 +116,10 @@ def _sklearn(beside: Peers, logits: NDArray, target: NDArray) -> Calls:
     except ImportError:  # private: it may move
         return {}
     loss, labels = HalfMultinomialLoss(logits.shape[1]), target.astype(np.float32)
+    places = {"loss_out": np.zeros_like(labels), "gradient_out": np.zeros_like(logits)}
 
     def both() -> Any:
-        values, gradient = loss.loss_gradient(labels, logits, n_threads=beside.threads)
+        values, gradient = loss.loss_gradient(labels, logits, **places, n_threads=beside.threads)
         gradient /= len(target)
         return values.mean(), gradient
 
