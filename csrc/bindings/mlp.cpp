@@ -1,8 +1,10 @@
 // Python's networks: converts, checks, releases the GIL, calls core/mlp.h.
 #include "core/mlp.h"
 
+#include <limits.h>
 #include <string.h>
 
+#include <algorithm>
 #include <chrono>
 #include <exception>
 #include <memory>
@@ -114,7 +116,7 @@ class Network {
     e.batch = integer(batch, "batch_size");
     if (e.batch < 1) throw ValueError("batch_size must be at least 1, got " + std::to_string(e.batch));
     e.dropout_offset = word64(dropout_offset, "dropout_offset");
-    e.threads = (int)integer(threads, "n_threads");
+    e.threads = (int)std::min<int64_t>(integer(threads, "n_threads"), INT_MAX);
 
     BoundStep bound(step[0].cast<std::string>(), step[1], step[2], step[3], step[4], step[5], step[6], step[7], step[8],
                     step[9]);
