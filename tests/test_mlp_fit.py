@@ -183,6 +183,29 @@ def test_any_number_of_threads_has_the_same_bits(dtype, restore_threads):
     assert mlp._threads[32] in (1, 4)  # chosen by measuring
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_gradients_have_the_same_bits_for_any_number_of_threads(dtype, restore_threads):
+    results = []
+    for threads in (1, 2, 5):
+        il.set_num_threads(threads)
+        mlp, x, y = wide(dtype, dropout=0.2, l1=0.001, l2=0.001)
+        results.append((mlp.gradients(x, y, dropout_offset=3), mlp.evaluate(x, y), mlp.forward(x)))
+    for (loss, gradients), value, logits in results[1:]:
+        assert loss == results[0][0][0] and value == results[0][1]
+        same([*gradients, logits], [*results[0][0][1], results[0][2]])
+
+
+def test_the_instruction_set_may_change_between_epochs():
+    one, x, y = wide()
+    by_turns, *_ = wide()
+    for name in fma_isas() * 2:
+        with il.use_isa(name):
+            by_turns.fit_epoch(x, y, "adam", 64)
+        with il.use_isa(fma_isas()[0]):
+            one.fit_epoch(x, y, "adam", 64)
+    same(one.parameters, by_turns.parameters)
+
+
 def test_shuffled_rows_are_gathered_rows(target):
     x, y, weights = data("mse_loss")
     for make in (lambda a: a, np.asfortranarray, lambda a: np.repeat(a, 2, axis=-1)[..., ::2]):
@@ -328,6 +351,9 @@ ONLY_FIT: list[tuple[dict[str, Any], type, str]] = [
     ({"epochs": 1.5}, TypeError, "epochs"),
     ({"patience": 0}, ValueError, "patience"),
     ({"min_delta": -1}, ValueError, "min_delta"),
+    ({"callback": 5}, TypeError, "callback"),
+    ({"progress": 1}, TypeError, "progress"),
+    ({"restore_best": None}, TypeError, "restore_best"),
     ({"min_delta": float("nan")}, ValueError, "min_delta"),
     ({"validation": 0.0}, ValueError, "validation"),
     ({"validation": 1}, ValueError, "validation"),

@@ -176,6 +176,10 @@ def fit(
     data = network._data(X, y, sample_weight)
     epochs = numbers.count(epochs, "epochs")
     shuffle = numbers.boolean(shuffle, "shuffle")
+    progress = numbers.boolean(progress, "progress")
+    restore_best = numbers.boolean(restore_best, "restore_best")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be a function, got {callback!r}")
     batch_size = numbers.steps(batch_size, "batch_size")
     min_delta = numbers.not_negative(min_delta, "min_delta")
     if patience is not None:

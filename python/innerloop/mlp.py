@@ -475,15 +475,13 @@ class MLP:
 
     def _cast(self, values: NDArray) -> NDArray:
         """In the network's dtype; what that cannot hold becomes infinite."""
-        if values.dtype == self.dtype:
-            return values
         with np.errstate(over="ignore"):
-            return values.astype(self.dtype)
+            return values.astype(self.dtype, copy=False)
 
     def _rows(self, X: Any) -> NDArray:
         """X in the network's dtype."""
         x = _numeric(X, "X")
-        return self._cast(x)
+        return x if x.dtype == self.dtype else self._cast(x)
 
     def _data(self, X: Any, y: Any, sample_weight: Any) -> tuple[NDArray, NDArray, NDArray | None]:
         """The arguments of training, in the types that it takes, and fitting together."""
