@@ -19,7 +19,7 @@ namespace innerloop {
 namespace {
 
 constexpr int64_t kForwardRows = 512;  // rows that go through all layers at a time where nothing is kept of them
-constexpr int kTrials = 8;             // batches by which a number of threads is judged, by the fastest of them
+constexpr int kTrials = 12;            // batches by which a number of threads is judged, by the fastest of them
 constexpr double kWorth = 0.9;         // of one thread's time: more than one that take longer are not worth it
 
 int64_t bytes_of(int64_t rows, int64_t columns, Dtype dtype) {
@@ -383,7 +383,7 @@ void mlp_epoch(const MlpNetwork& network, const MlpRows& rows, const MlpGradient
   uint64_t offset = epoch.dropout_offset;
   for (int64_t first = 0; first < epoch.count; first += epoch.batch) {
     const int64_t count = std::min(epoch.batch, epoch.count - first);
-    const bool all = progress.steps % 2 == 1;
+    const bool all = progress.steps >= kTrials / 2;  // not by turns: workers that wait for 100 us fall asleep
     const pool::Limit limit(progress.threads ? progress.threads : all ? most : 1);
     call.threads = pool::threads();
     const auto start = progress.threads ? Clock::time_point() : Clock::now();
@@ -397,8 +397,8 @@ void mlp_epoch(const MlpNetwork& network, const MlpRows& rows, const MlpGradient
     offset += network.layers.size();
     if (!progress.threads) {
       best[all] = std::min(best[all], Clock::now() - start);
-      if (progress.steps == 2 * kTrials)
-        progress.threads = (double)best[1].count() < kWorth * (double)best[0].count() ? most : 1;
+      const bool enough = progress.steps == kTrials || (first + count == epoch.count && all);
+      if (enough) progress.threads = (double)best[1].count() < kWorth * (double)best[0].count() ? most : 1;
     }
     if (epoch.stop()) break;
   }

@@ -65,6 +65,15 @@ void scatter(const char* from, int64_t n, const Strided& to) {
   with_storage<T>(to.storage, [&](auto target) { decltype(target)::scatter(from, n, to.data, to.stride); });
 }
 
+// A few rows, copied to where they lie end to end.
+template <class T>
+Matrix copy_rows(Team& team, const Matrix& from, int64_t m, int64_t k) {
+  const ptrdiff_t row = k * (ptrdiff_t)sizeof(T);
+  char* rows = (char*)team.scratch((size_t)(m * row) + 64);
+  for (int64_t i = 0; i < m; i++) gather<T>({address(from, i, 0), from.column, from.storage}, k, rows + i * row);
+  return {rows, row, sizeof(T), nullptr, Storage::full};
+}
+
 template <class T>
 void forward(Team& team, const Linear& l) {
   if (l.m == 0 || l.n == 0) return;
@@ -88,8 +97,10 @@ void forward(Team& team, const Linear& l) {
   p.b.matrix = l.w;
   p.panels = (const char*)l.panels;
   const bool columns_end_to_end = p.panels == nullptr && l.w.row == item_size<T>(l.w.storage);
-  const bool full = l.w.storage == Storage::full && l.y.storage == Storage::full;
-  if (columns_end_to_end && full && l.m <= kFewRows<T> && has_plain_rows<T>(p.a)) return multiply_few_rows<T>(team, p);
+  if (columns_end_to_end && l.m <= kFewRows<T>) {
+    if (!has_plain_rows<T>(p.a)) p.a.matrix = copy_rows<T>(team, l.x, l.m, l.k);
+    return multiply_few_rows<T>(team, p);
+  }
   if (columns_end_to_end && (l.m <= kSwapRows || (l.n <= kSwapColumns && l.n < l.m))) {
     p.m = l.n;
     p.n = l.m;

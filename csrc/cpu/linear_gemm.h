@@ -37,40 +37,50 @@ class Block {
     for (int64_t j = column; j < column_end; j += block_columns) {
       columns_begin = j;
       const int64_t j_end = j + block_columns < column_end ? j + block_columns : column_end;
+      if (plan.b_in_place && p.accumulate) {
+        for_in_place(j, j_end, [&](char* sum, int64_t at, int rows, int64_t c, int columns, bool) {
+          load_result(sum, plan.sums_row<T>(), at, rows, c, columns);
+        });
+      }
       for (int64_t block = 0; block < plan.blocks; block++) {
         k_begin = block * plan.depth;
         depth = p.k - k_begin < plan.depth ? p.k - k_begin : plan.depth;
         if (depth < 0) depth = 0;
         first = block == 0 && !p.accumulate;
         last = block == plan.blocks - 1;
-        block_of_k(j, j_end);
+        plan.b_in_place ? block_in_place(j, j_end) : block_of_k(j, j_end);
+      }
+      if (plan.b_in_place) {
+        for_in_place(j, j_end, [&](char* sum, int64_t at, int rows, int64_t c, int columns, bool) {
+          finish(sum, plan.sums_row<T>(), at, rows, c, columns);
+        });
       }
     }
   }
 
   // The same for few rows of plain columns, and a right-hand factor whose columns lie end to end: squares of it are
   // transposed in registers, so that it is read once and never packed.
-  template <int Rows = kFewRows<T>>
+  template <class Source, int Rows = kFewRows<T>>
   void few_rows(int64_t column, int64_t column_end) {
     if constexpr (Rows > 1) {
-      if (p.m < Rows) return few_rows<Rows - 1>(column, column_end);
+      if (p.m < Rows) return few_rows<Source, Rows - 1>(column, column_end);
     }
     // Chains side by side hide the latency of an fma (1 x 784 x 256: 18 against 12 GFLOP/s), but read as many columns
     // at once: a weight from memory is better read by fewer (1 x 4000 x 4000: 7 against 11), and columns that lie 2 KB
     // apart would share few sets of the first-level cache.
     constexpr int most = Rows == 1 ? 4 : Rows == 2 ? 2 : 1;
-    const bool near = p.k * p.n * item <= kNearBytes && p.b.matrix.column % 2048 != 0;
+    const bool near = p.k * p.n * Source::item <= kNearBytes && p.b.matrix.column % 2048 != 0;
     const int groups = near ? most : 1;
     for (int64_t j = column; j < column_end; j += groups * V::lanes) {
       if (groups == most && j + most * V::lanes <= column_end) {
-        few_rows_by<Rows, most, true>(j, most * V::lanes);
+        few_rows_by<Source, Rows, most, true>(j, most * V::lanes);
       } else {
         for (int64_t c = j; c < column_end && c < j + groups * V::lanes; c += V::lanes) {
           const int64_t rest = column_end - c;
           if (rest >= V::lanes) {
-            few_rows_by<Rows, 1, true>(c, V::lanes);
+            few_rows_by<Source, Rows, 1, true>(c, V::lanes);
           } else {
-            few_rows_by<Rows, 1, false>(c, (int)rest);
+            few_rows_by<Source, Rows, 1, false>(c, (int)rest);
           }
         }
       }
@@ -86,10 +96,10 @@ class Block {
   int64_t k_begin = 0, depth = 0;                   // this block of k
   bool first = true, last = true;
 
-  template <int Rows, int Groups, bool Whole>
+  template <class Source, int Rows, int Groups, bool Whole>
   void few_rows_by(int64_t column, int columns) const {
     static_assert(Rows * Groups <= kTileVectors);
-    constexpr int lanes = V::lanes, at_once = 64 / sizeof(V);  // vectors of a column: one line of the cache
+    constexpr int lanes = V::lanes, at_once = 64 / (lanes * Source::item);  // vectors of a column: a line of the cache
     const char* a = address(p.a.matrix, 0, 0);
     const char* b = address(p.b.matrix, 0, column);
     V sums[Rows][Groups];
@@ -101,8 +111,8 @@ class Block {
       INNERLOOP_UNROLL
       for (int q = 0; q < lanes; q++) {
         const int c = g * lanes + q;  // a column beyond the last repeats the last
-        const char* from = b + (Whole || c < columns ? c : columns - 1) * p.b.matrix.column + k * item;
-        square[q] = n == lanes ? V::load(from) : load_partial<V>(from, n);
+        const char* from = b + (Whole || c < columns ? c : columns - 1) * p.b.matrix.column + k * Source::item;
+        square[q] = n == lanes ? Source::load(from) : Source::load(from, n);
       }
       transpose(square);
       for (int r = 0; r < Rows; r++) {
@@ -118,7 +128,7 @@ class Block {
     int64_t k = 0;
     for (; k + at_once * lanes <= p.k; k += at_once * lanes) {
       if (Groups == 1) {
-        for (int q = 0; q < lanes; q++) prefetch(b + q * p.b.matrix.column + k * item + kAhead);
+        for (int q = 0; q < lanes; q++) prefetch(b + q * p.b.matrix.column + k * Source::item + kAhead);
       }
       INNERLOOP_UNROLL
       for (int i = 0; i < at_once; i++) {
@@ -168,7 +178,7 @@ class Block {
         for (int64_t i = 0; i < tiles; i++) {
           const int64_t at = tile_begin(i);
           const char* a = p.a.transposed ? address(p.a.matrix, k_begin, at) : address(p.a.matrix, at, k_begin);
-          one_tile(a, a_row, b, panel_row, plan.depth * panel_row, at, (int)(tile_begin(i + 1) - at), c, width, false);
+          one_tile(a, a_row, b, plan.depth * panel_row, at, (int)(tile_begin(i + 1) - at), c, width, false);
           const int64_t end = packed + slice < next_depth ? packed + slice : next_depth;
           if (packed < end) {
             pack_slice(next_j, columns_of(next_j), next_block, packed, end, next_depth,
@@ -192,10 +202,59 @@ class Block {
     pack_panel<T>(p.b, i, j + whole * kPanel<T>, end - begin, (int)rest, to + whole * plan.depth * panel_row, nullptr);
   }
 
+  // f of every tile of columns [j, j_end), whose sums are kept apart; wide: over neighbouring panels.
+  template <class F>
+  void for_in_place(int64_t j, int64_t j_end, const F& f) const {
+    const int wide = rows_end - rows_begin <= 2 ? panels_at_once((int)(rows_end - rows_begin)) : 1;
+    const ptrdiff_t sums_row = plan.sums_row<T>();
+    for (int64_t c = j; c < j_end;) {
+      const bool group = wide > 1 && j_end - c >= wide * kPanel<T>;
+      const int64_t most = group ? wide * kPanel<T> : kPanel<T>;
+      const int columns = (int)(j_end - c < most ? j_end - c : most);
+      for (int64_t i = 0; i < tiles; i++) {
+        const int64_t at = tile_begin(i);
+        f(sums + (at - rows_begin) * sums_row + (c - j) * item, at, (int)(tile_begin(i + 1) - at), c, columns, group);
+      }
+      c += columns;
+    }
+  }
+
+  // Few rows, and b read where it lies. A tile is few steps of k, so little else is done for each.
+  void block_in_place(int64_t j, int64_t j_end) const {
+    const char* a = a_buffer;
+    ptrdiff_t a_row = plan.depth * item + 64;
+    if (plan.a_direct) {
+      a = p.a.transposed ? address(p.a.matrix, k_begin, rows_begin) : address(p.a.matrix, rows_begin, k_begin);
+      a_row = p.a.transposed ? p.a.matrix.column : p.a.matrix.row;
+    } else {
+      for (int64_t i = 0; i < tiles; i++) {
+        const int64_t at = tile_begin(i);
+        pack_factor<T>(p.a, at, k_begin, tile_begin(i + 1) - at, depth, a_buffer + (at - rows_begin) * a_row, a_row,
+                       spare);
+      }
+    }
+    const char* in_place = address(p.b.matrix, k_begin, 0);
+    const ptrdiff_t sums_row = plan.sums_row<T>();
+    int64_t packed = -1;
+    for_in_place(j, j_end, [&](char* sum, int64_t at, int rows, int64_t c, int columns, bool wide) {
+      const char* b = in_place + c * item;
+      ptrdiff_t b_row = p.b.matrix.row;
+      if (columns % kPanel<T> != 0) {  // whole vectors would reach past the end of the array
+        if (packed != c) pack_panel<T>(p.b, k_begin, c, depth, columns, b_buffer, spare);
+        packed = c;
+        b = b_buffer;
+        b_row = panel_row;
+      }
+      const Tile multiply = wide ? find_wide_tile<T>(rows) : find_tile<T>(rows, (columns + V::lanes - 1) / V::lanes);
+      multiply(depth, a + (at - rows_begin) * a_row, a_row, b, b_row, panel_row, first ? nullptr : sum, sums_row, sum,
+               sums_row);
+    });
+  }
+
   int64_t tile_begin(int64_t tile) const { return rows_begin + (rows_end - rows_begin) * tile / tiles; }
 
   void block_of_k(int64_t j, int64_t j_end) {
-    if (p.panels == nullptr && !plan.b_in_place) pack_b(j, j_end);
+    if (p.panels == nullptr) pack_b(j, j_end);
     for (int64_t t = 0; t < tiles; t += plan.row_tiles) {
       const int64_t t_end = t + plan.row_tiles < tiles ? t + plan.row_tiles : tiles;
       const char* a;
@@ -217,13 +276,12 @@ class Block {
         const bool group = wide > 1 && j_end - c >= wide * kPanel<T>;
         const int64_t most = group ? wide * kPanel<T> : kPanel<T>;
         const int columns = (int)(j_end - c < most ? j_end - c : most);
-        const char* b;
-        ptrdiff_t b_row, b_panel;
-        find_b(j, c, columns, b, b_row, b_panel);
+        const ptrdiff_t b_panel = (p.panels != nullptr ? p.k : plan.depth) * panel_row;
+        const char* b = p.panels != nullptr ? p.panels + c / kPanel<T> * b_panel + k_begin * panel_row
+                                            : b_buffer + (c - j) / kPanel<T> * b_panel;
         for (int64_t i = t; i < t_end; i++) {
           const int64_t at = tile_begin(i);
-          one_tile(a + (at - row) * a_row, a_row, b, b_row, b_panel, at, (int)(tile_begin(i + 1) - at), c, columns,
-                   group);
+          one_tile(a + (at - row) * a_row, a_row, b, b_panel, at, (int)(tile_begin(i + 1) - at), c, columns, group);
         }
         c += columns;
       }
@@ -256,37 +314,15 @@ class Block {
     }
   }
 
-  void find_b(int64_t j, int64_t c, int columns, const char*& b, ptrdiff_t& b_row, ptrdiff_t& b_panel) {
-    b_row = panel_row;
-    if (p.panels != nullptr) {
-      b_panel = p.k * panel_row;
-      b = p.panels + c / kPanel<T> * b_panel + k_begin * panel_row;
-    } else if (!plan.b_in_place) {
-      b_panel = plan.depth * panel_row;
-      b = b_buffer + (c - j) / kPanel<T> * b_panel;
-    } else if (columns % kPanel<T> == 0) {
-      b_row = p.b.matrix.row;
-      b_panel = panel_row;
-      b = address(p.b.matrix, k_begin, c);
-      for (int64_t r = 0; r < depth; r++) {
-        for (int64_t at = 0; at < columns * item; at += 64) prefetch(b + r * b_row + at + kAhead);
-      }
-    } else {  // the last, partial panel: whole vectors would reach past the end of the array
-      b_panel = 0;
-      b = b_buffer;
-      pack_panel<T>(p.b, k_begin, c, depth, columns, b_buffer, spare);
-    }
-  }
-
-  void one_tile(const char* a, ptrdiff_t a_row, const char* b, ptrdiff_t b_row, ptrdiff_t b_panel, int64_t row,
-                int rows, int64_t column, int columns, bool wide) const {
+  void one_tile(const char* a, ptrdiff_t a_row, const char* b, ptrdiff_t b_panel, int64_t row, int rows, int64_t column,
+                int columns, bool wide) const {
     alignas(64) char sum[kTileVectors * sizeof(V)];
     const int vectors = (columns + V::lanes - 1) / V::lanes;
     const ptrdiff_t sum_row = vectors * (ptrdiff_t)sizeof(V);
     const bool whole = columns % V::lanes == 0;
     const bool y_direct = whole && stores_rows<T>(p, p.y);
     const bool apart = plan.sums_bytes > 0;
-    const ptrdiff_t apart_row = plan.panels * panel_row;
+    const ptrdiff_t apart_row = plan.sums_row<T>();
     char* y = y_direct ? address(p.y, row, column)
               : apart  ? sums + (row - rows_begin) * apart_row + (column - columns_begin) * item
                        : sum;
@@ -301,7 +337,7 @@ class Block {
 
     const bool finishing = last && (p.epilogue != nullptr || apart);
     const Tile multiply = wide ? find_wide_tile<T>(rows) : find_tile<T>(rows, vectors);
-    multiply(depth, a, a_row, b, b_row, b_panel, first ? nullptr : y, y_row, finishing ? sum : y,
+    multiply(depth, a, a_row, b, panel_row, b_panel, first ? nullptr : y, y_row, finishing ? sum : y,
              finishing ? sum_row : y_row);
     if (finishing) {
       finish(sum, sum_row, row, rows, column, columns);
@@ -317,6 +353,7 @@ class Block {
     if (p.epilogue != nullptr) {
       alignas(64) char kept[kTileVectors * sizeof(V)];
       const bool z_direct = whole && p.z.data != nullptr && stores_rows<T>(p, p.z);
+      const ptrdiff_t kept_row = (columns + V::lanes - 1) / V::lanes * (ptrdiff_t)sizeof(V);
       Finish f;
       f.sum = sum;
       f.sum_row = sum_row;
@@ -327,10 +364,10 @@ class Block {
       f.y = y_direct ? address(p.y, row, column) : sum;
       f.y_row = y_direct ? p.y.row : sum_row;
       f.z = p.z.data == nullptr || p.keeps_output ? nullptr : z_direct ? address(p.z, row, column) : kept;
-      f.z_row = z_direct ? p.z.row : sum_row;
+      f.z_row = z_direct ? p.z.row : kept_row;
       f.parameters = p.parameters;
       p.epilogue(f);
-      if (f.z == kept) store_result(p.z, kept, sum_row, row, rows, column, columns);
+      if (f.z == kept) store_result(p.z, kept, kept_row, row, rows, column, columns);
       if (p.dropout != nullptr) {
         if (p.keeps_output) store_result(p.z, f.y, f.y_row, row, rows, column, columns);
         drop(f.y, f.y_row, row, rows, column, columns);
@@ -421,7 +458,8 @@ void multiply_few_rows(Team& team, const Product& p) {
     Plan plan = {};
     Block<T> block(p, plan, nullptr);
     const int64_t begin = units * task / tasks * unit, end = units * (task + 1) / tasks * unit;
-    block.few_rows(begin, end < p.n ? end : p.n);
+    with_storage<T>(p.b.matrix.storage,
+                    [&](auto source) { block.template few_rows<decltype(source)>(begin, end < p.n ? end : p.n); });
   });
 }
 

@@ -47,8 +47,14 @@ constexpr int64_t kPanelsInBlock = 64;
 constexpr int64_t kSumsBytes = 4 << 20;   // of half precision's sums: they stay in a cache
 constexpr int64_t kFewBytes = 256 << 10;  // b's panels stay in the second-level cache: run them against each tile of a
 constexpr int64_t kNearBytes = 4 << 20;   // a weight of at most this size is taken to lie in a cache
-constexpr int64_t kInPlaceRows = 8;       // up to which a row-major b is read where it lies
-constexpr int64_t kInPlaceDepth = 16;     // rows of b, each a stream of its own from memory
+// Rows up to which a row-major b is read where it lies: more from memory than from a cache, where packing is cheaper
+// (8 x 1024 x 1024: 262 against 377 us in place).
+constexpr int64_t kInPlaceRows = 8, kInPlaceRowsNear = 4;
+// A row-major b read where it lies: from memory, few of its rows in long runs, as the hardware fetches them ahead by
+// itself (8 rows of 1 x 4096 x 4096 on a Zen 3: 32 GB/s in runs of 8 KB, 22 in runs of 2 KB; fetching them ahead by
+// instructions took off up to a third).
+constexpr int64_t kInPlacePanels = 256;
+constexpr int64_t in_place_depth(int64_t m, bool near) { return !near ? 8 : m <= 2 ? 256 : 16; }
 // A row-major b that comes from memory, in slices: its blocks, and from which size on. 16 x 4096 x 4096 on a Zen 3: 71
 // against 35 GFLOP/s; half the depth or twice the panels are slower.
 constexpr int64_t kSliceDepth = 256, kSlicePanels = kPanelsAtOnce;
@@ -65,6 +71,10 @@ struct Plan {
   size_t a_bytes, b_bytes, spare_bytes;
   size_t sums_bytes;  // of sums between blocks of k, where the result's storage cannot hold them
 
+  template <class T>
+  ptrdiff_t sums_row() const {
+    return panels * kPanel<T> * (ptrdiff_t)sizeof(T) + 64;
+  }
   size_t task_bytes() const { return a_bytes + b_bytes + spare_bytes + sums_bytes; }
 };
 
@@ -112,14 +122,15 @@ Plan plan_product(const Product& p, int threads, size_t frugal) {
   constexpr int64_t item = sizeof(T);
   Plan plan;
   plan.a_direct = has_plain_rows<T>(p.a);
-  plan.b_in_place = p.panels == nullptr && p.m <= kInPlaceRows && !p.b.fused() && !p.b.transposed &&
-                    p.b.matrix.rows == nullptr && p.b.matrix.storage == Storage::full && p.b.matrix.column == item &&
-                    stores_rows<T>(p, p.y) && p.column_sums == nullptr;
+  const bool near = p.k * p.n * item <= kNearBytes;
+  plan.b_in_place = p.panels == nullptr && p.m <= (near ? kInPlaceRowsNear : kInPlaceRows) && !p.b.fused() &&
+                    !p.b.transposed && p.b.matrix.rows == nullptr && p.b.matrix.storage == Storage::full &&
+                    p.b.matrix.column == item && p.column_sums == nullptr;
   plan.rows_in_tile = tallest(p.n < kPanel<T> ? (int)ceil_div(p.n, lanes) : kPanelVectors);
   // Rows whole pages apart share one set of the first-level cache: no more of them at once than it has room for.
   const ptrdiff_t a_row = p.a.transposed ? p.a.matrix.column : p.a.matrix.row;
-  if (plan.a_direct && a_row % 4096 == 0 && plan.rows_in_tile > 6) plan.rows_in_tile = 6;
-  const int64_t most = plan.b_in_place ? kInPlaceDepth : kDepthBytes / item;
+  if (plan.a_direct && a_row % 4096 == 0 && plan.rows_in_tile > 8) plan.rows_in_tile = 8;
+  const int64_t most = plan.b_in_place ? in_place_depth(p.m, near) : kDepthBytes / item;
   plan.blocks = p.k > most ? ceil_div(p.k, most) : 1;
   plan.depth = plan.b_in_place ? most : (ceil_div(p.k, plan.blocks) + lanes - 1) / lanes * lanes;
 
@@ -144,7 +155,7 @@ Plan plan_product(const Product& p, int threads, size_t frugal) {
   const int64_t panel_bytes = plan.depth * kPanel<T> * item;
   const int64_t own_panels = ceil_div(panels, plan.column_tasks);
   const int64_t own_rows = ceil_div(p.m, plan.row_tasks);
-  const int64_t most_panels = plan.b_in_slices ? kSlicePanels : kPanelsInBlock;
+  const int64_t most_panels = plan.b_in_slices ? kSlicePanels : plan.b_in_place ? kInPlacePanels : kPanelsInBlock;
   plan.panels = own_panels < most_panels ? own_panels : most_panels;
   plan.row_tiles = kRowsInBlock / plan.rows_in_tile;
   if (plan.b_in_slices) {
@@ -152,7 +163,12 @@ Plan plan_product(const Product& p, int threads, size_t frugal) {
   } else if (plan.panels * panel_bytes <= kFewBytes && !plan.b_in_place) {
     plan.row_tiles = 1;
   } else if (plan.a_direct && own_rows <= kRowsInBlock && !plan.b_in_place && p.panels == nullptr) {
-    plan.panels = panels_at_once(own_rows < 3 ? (int)own_rows : 3);  // one panel, packed and used at once
+    // One panel, packed and used at once; or those whose rows are packed together (row-major, 32 x 784 x 256: 97 us,
+    // one by one 122; 8 x 1024 x 1024: no gain).
+    const int64_t together = own_rows > kInPlaceRows && has_rows_for_panels<T>(p.b) && p.column_sums == nullptr
+                                 ? kPanelsAtOnce
+                                 : panels_at_once(own_rows < 3 ? (int)own_rows : 3);
+    if (plan.panels > together) plan.panels = together;
   }
   // Rows are 64 bytes longer than their contents, lest a tile's rows fall into one set of the cache.
   const int64_t packed_row = plan.depth * item + 64;
@@ -161,11 +177,14 @@ Plan plan_product(const Product& p, int threads, size_t frugal) {
   const int64_t copies = plan.b_in_slices ? 2 : 1;  // of the panels: one is packed, one in use
   while (plan.panels > 1 && plan.a_bytes + (size_t)(copies * plan.panels * panel_bytes) > share) plan.panels /= 2;
   plan.sums_bytes = 0;
-  if (p.y.storage != Storage::full && plan.blocks > 1) {
+  if (plan.b_in_place) {
+    // Rows of y whole pages apart would share one set of the first-level cache (8 x 4096 x 4096: 10.8 against 5.9 ms).
+    plan.sums_bytes = align64((size_t)(p.m * plan.sums_row<T>()));
+  } else if (p.y.storage != Storage::full && plan.blocks > 1) {
     const int64_t most_rows = ceil_div(ceil_div(p.m, plan.rows_in_tile), plan.row_tasks) * plan.rows_in_tile;
     const int64_t sums = most_rows * kPanel<T> * item;
     while (plan.panels > 1 && plan.panels * sums > kSumsBytes) plan.panels /= 2;
-    plan.sums_bytes = align64((size_t)(plan.panels * sums));
+    plan.sums_bytes = align64((size_t)(most_rows * plan.sums_row<T>()));
   }
   const int64_t panels_held = plan.b_in_place ? 1 : copies * plan.panels;
   plan.b_bytes = p.panels ? 0 : align64((size_t)(panels_held * panel_bytes));
