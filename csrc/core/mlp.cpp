@@ -407,7 +407,7 @@ void mlp_epoch(const MlpNetwork& network, const MlpRows& rows, const MlpGradient
     const double loss =
         run.run(data.batch(epoch.order ? epoch.order + first : nullptr, first, count), gradients, &offset);
     epoch.prepare(progress.steps);
-    epoch.step->run();
+    progress.norm = epoch.step->run();
     progress.loss += loss * (double)count;
     progress.rows += count;
     progress.steps++;

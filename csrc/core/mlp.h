@@ -74,6 +74,7 @@ struct MlpProgress {
   double loss = 0;              // sum over batches of loss * rows
   int64_t rows = 0, steps = 0;  // done
   int threads = 0;              // chosen; 0: too few batches to measure
+  double norm = 0;              // of the last step's gradients, as OptimizerStep::run returns it
 };
 
 // Throws as mlp_loss, with nothing written; or, a loss having refused a prediction, with `progress` made.
