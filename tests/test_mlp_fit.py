@@ -180,7 +180,7 @@ def test_any_number_of_threads_has_the_same_bits(dtype, restore_threads):
         same(parameters, results[0][1])
     mlp, x, y = wide(dtype)
     mlp.fit_epoch(x, y, "adam", 32)
-    assert mlp._threads[32] in (1, 4)  # chosen by measuring
+    assert mlp._paces[32].threads in (1, 4)  # chosen by measuring
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -95,11 +95,12 @@ class Network {
 
   // Trains on the rows of `order`, or on all as they come where it is None. `step` holds BoundStep's arguments, for the
   // first step; `numbers` what StepNumbers takes for each step, or once for all: where a step uses other states than
-  // the first, training ends before it. Appends (sum of loss * rows, rows, steps, threads, norm of the last gradients)
-  // to `report`, whatever is thrown once there has been a step: so nobody, and no signal either, comes in between.
+  // the first, training ends before it. `threads` holds MlpEpoch's threads, judges and seconds. Appends (sum of loss *
+  // rows, rows, steps, norm of the last gradients, threads, seconds) to `report`, whatever is thrown once there has
+  // been a step: so nobody, and no signal either, comes in between.
   void epoch(py::handle x, py::handle target, py::handle sample_weight, py::handle order, py::handle batch,
              py::handle grads, const py::tuple& step, const py::list& numbers, py::handle dropout_offset,
-             py::handle threads, py::list report) const {
+             const py::tuple& threads, py::list report) const {
     check_held();
     const Learns learns(*this, x, target, sample_weight);
     const Gradients gradients(*this, grads);
@@ -116,7 +117,9 @@ class Network {
     e.batch = integer(batch, "batch_size");
     if (e.batch < 1) throw ValueError("batch_size must be at least 1, got " + std::to_string(e.batch));
     e.dropout_offset = word64(dropout_offset, "dropout_offset");
-    e.threads = (int)std::min<int64_t>(integer(threads, "n_threads"), INT_MAX);
+    e.threads = (int)std::min<int64_t>(integer(threads[0], "n_threads"), INT_MAX);
+    e.judges = boolean(threads[1], "judges");
+    for (size_t i = 0; i < 2; i++) e.seconds[i] = number(threads[2].cast<py::tuple>()[i], "seconds");
 
     BoundStep bound(step[0].cast<std::string>(), step[1], step[2], step[3], step[4], step[5], step[6], step[7], step[8],
                     step[9]);
@@ -156,8 +159,8 @@ class Network {
     }
     if (progress.steps > 0) {
       const auto signal = interrupted ? std::make_unique<py::error_already_set>() : nullptr;  // takes it meanwhile
-      report.append(
-          py::make_tuple(progress.loss, progress.rows, progress.steps, progress.threads, norm_of(bound, progress)));
+      report.append(py::make_tuple(progress.loss, progress.rows, progress.steps, norm_of(bound, progress),
+                                   progress.threads, py::make_tuple(progress.seconds[0], progress.seconds[1])));
       if (signal) throw *signal;
     }
     if (error) std::rethrow_exception(error);

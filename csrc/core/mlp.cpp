@@ -19,7 +19,7 @@ namespace innerloop {
 namespace {
 
 constexpr int64_t kForwardRows = 512;  // rows that go through all layers at a time where nothing is kept of them
-constexpr int kTrials = 12;            // batches by which a number of threads is judged, by the fastest of them
+constexpr int kTrials = 8;             // batches by which a number of threads is judged, by the fastest of them
 constexpr double kWorth = 0.9;         // of one thread's time: more than one that take longer are not worth it
 
 int64_t bytes_of(int64_t rows, int64_t columns, Dtype dtype) {
@@ -394,16 +394,17 @@ void mlp_epoch(const MlpNetwork& network, const MlpRows& rows, const MlpGradient
   const Data data(call, network, rows, capacity, epoch.order != nullptr);
   Run run(call, network, capacity, true);
   const int most = pool::threads();
-  const bool measures = epoch.threads == 0 && most > 1;
-  progress.threads = epoch.threads > 0 ? std::min(epoch.threads, most) : measures ? 0 : most;
-  Clock::duration best[2] = {Clock::duration::max(), Clock::duration::max()};  // of one thread; of all
+  const bool judges = epoch.judges && most > 1;
+  progress.threads = judges ? 0 : epoch.threads > 0 ? std::min(epoch.threads, most) : most;
+  std::copy_n(epoch.seconds, 2, progress.seconds);
   uint64_t offset = epoch.dropout_offset;
   for (int64_t first = 0; first < epoch.count; first += epoch.batch) {
     const int64_t count = std::min(epoch.batch, epoch.count - first);
-    const bool all = progress.steps >= kTrials / 2;  // not by turns: workers that wait for 100 us fall asleep
+    // Not by turns: workers that wait for a whole batch fall asleep.
+    const bool all = progress.steps >= kTrials / 2;
     const pool::Limit limit(progress.threads ? progress.threads : all ? most : 1);
     call.threads = pool::threads();
-    const auto start = progress.threads ? Clock::time_point() : Clock::now();
+    const auto start = Clock::now();
     const double loss =
         run.run(data.batch(epoch.order ? epoch.order + first : nullptr, first, count), gradients, &offset);
     epoch.prepare(progress.steps);
@@ -412,10 +413,12 @@ void mlp_epoch(const MlpNetwork& network, const MlpRows& rows, const MlpGradient
     progress.rows += count;
     progress.steps++;
     offset += network.layers.size();
-    if (!progress.threads) {
-      best[all] = std::min(best[all], Clock::now() - start);
-      const bool enough = progress.steps == kTrials || (first + count == epoch.count && all);
-      if (enough) progress.threads = (double)best[1].count() < kWorth * (double)best[0].count() ? most : 1;
+    if (!progress.threads && count == capacity) {
+      const std::chrono::duration<double> took = Clock::now() - start;
+      progress.seconds[all] = std::min(progress.seconds[all], took.count());
+    }
+    if (!progress.threads && (progress.steps == kTrials || (first + count == epoch.count && all))) {
+      progress.threads = progress.seconds[1] < kWorth * progress.seconds[0] ? most : 1;
     }
     if (epoch.stop()) break;
   }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +19,31 @@ if TYPE_CHECKING:
     from .mlp import MLP
 
 History = dict[str, list[float]]
+
+
+@dataclass
+class Pace:
+    """How many threads train batches of one size, and by what they were chosen.
+
+    Attributes
+    ----------
+    threads : int
+        0 before the first choice: all.
+    seconds : tuple of float
+        The fastest batch so far on one thread, and on all.
+    epochs : int
+        Trained since. After 1, 2, 4, 8 ... the choice is made again, as another process, or
+        another library's threads that still spin, may have been in the way.
+    """
+
+    threads: int = 0
+    seconds: tuple[float, float] = (math.inf, math.inf)
+    epochs: int = 0
+
+    def is_due(self, begins: bool) -> bool:
+        """Whether to judge anew, at an epoch's beginning."""
+        self.epochs += begins
+        return self.threads == 0 or (begins and self.epochs & (self.epochs - 1) == 0)
 
 
 def optimizer_of(network: MLP, wanted: Any) -> optimizers.Optimizer:
@@ -90,20 +117,21 @@ def epoch(
                 data = [a if a is None else a[some] for a in data]
         if native:
             numbers_of_steps = optimizer._numbers_of(-(-(rows - done) // batch))
-            threads = network.n_threads or network._threads.get(batch, 0)
-            report: list[tuple[float, int, int, int, float | None]] = []
+            pace = network._paces.setdefault(batch, Pace())
+            judges = network.n_threads is None and pace.is_due(begin == 0)
+            report: list[tuple[float, int, int, float | None, int, tuple[float, float]]] = []
             try:
                 network._network.epoch(
                     *(*data, some, batch, gradients, optimizer._arguments(stepped)),
-                    *(numbers_of_steps, offset, threads, report),
+                    *(numbers_of_steps, offset),
+                    *((network.n_threads or pace.threads, judges, pace.seconds), report),
                 )
             finally:  # Ctrl-C may come between a call and what would be made of its result
                 if report:
-                    loss, count, steps, threads, optimizer.grad_norm = report[0]
+                    loss, count, steps, optimizer.grad_norm, threads, pace.seconds = report[0]
                     optimizer.steps += steps
                     network.batches += steps
-                    if threads:
-                        network._threads[batch] = threads
+                    pace.threads = threads or pace.threads
         else:
             a, b, c = data
             loss, count = network._loss(a, b, c, gradients, offset), end - begin  # type: ignore[arg-type]

@@ -171,7 +171,7 @@ class MLP:
         """Let these arrays be the parameters."""
         self._weights, self._biases = tuple(weights), tuple(biases)
         self._gradients: list[NDArray] | None = None  # made when first wanted
-        self._threads: dict[int, int] = {}  # chosen, by batch size
+        self._paces: dict[int, _mlp_fit.Pace] = {}  # by batch size
         self._set_objective(self._objective)
 
     def _set_objective(self, objective: reference.mlp.Objective) -> None:
@@ -541,7 +541,7 @@ class MLP:
                 )
 
     def __getstate__(self) -> dict[str, Any]:
-        drop = ("_network", "_layers", "_gradients", "_threads", "optimizer")
+        drop = ("_network", "_layers", "_gradients", "_paces", "optimizer")
         return {k: v for k, v in self.__dict__.items() if k not in drop}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
