@@ -60,6 +60,11 @@ def test_page(page, tmp_path):
         assert 0 < committed.stat().st_size < LARGEST, "python docs/learn/figures.py"
 
 
+def test_networks():
+    """The page about il.MLP."""
+    pages.run(LEARN.parent / "mlp.md")
+
+
 def test_links():
     """Every page and every figure is linked to, and every link leads somewhere."""
     linked = set()

@@ -1,8 +1,10 @@
 // Python's networks: converts, checks, releases the GIL, calls core/mlp.h.
 #include "core/mlp.h"
 
+#include <limits.h>
 #include <string.h>
 
+#include <algorithm>
 #include <chrono>
 #include <exception>
 #include <memory>
@@ -38,11 +40,14 @@ class Network {
       const Activation& activation = find_activation(name);
       const ParameterValues values =
           parameter_values(activation.name, activation.parameters, activation.parameter_count, given[3]);
-      MlpLayer layer = {w, held.back().view, name, {}, number(given[4], "dropout")};
+      const TensorView b = held.back().view;
+      if (network.layers.empty()) network.dtype = w.dtype;
+      check_layer(w, b);
+      MlpLayer layer = {w, b, name, {}, number(given[4], "dropout")};
       memcpy(layer.parameters, values.value, sizeof layer.parameters);
-      network.dtype = w.dtype;
       network.layers.push_back(layer);
     }
+    if (network.layers.empty()) throw ValueError("a network must have a layer, got none");
     MlpObjective& o = network.objective;
     o.loss = text(objective["loss"], "loss");
     const py::dict parameters = objective["parameters"];
@@ -62,6 +67,7 @@ class Network {
   }
 
   py::object forward(py::handle x) const {
+    check_held();
     Arguments call;
     const Array ax = call.in(x, "X");
     check_rows(ax.view);
@@ -76,6 +82,7 @@ class Network {
   // The loss; its gradients into `grads`, a list of dw, db, dw, ..., unless that is None.
   double loss(py::handle x, py::handle target, py::handle sample_weight, py::handle grads,
               py::handle dropout_offset) const {
+    check_held();
     const Learns learns(*this, x, target, sample_weight);
     const Gradients gradients(*this, grads);
     uint64_t offset = 0;
@@ -88,13 +95,16 @@ class Network {
 
   // Trains on the rows of `order`, or on all as they come where it is None. `step` holds BoundStep's arguments, for the
   // first step; `numbers` what StepNumbers takes for each step, of later ones what differs from the first, or once for
-  // all: where a step uses other states than the first, training ends before it. Returns (sum of loss * rows, rows,
-  // steps, threads, an exception or None).
-  py::tuple epoch(py::handle x, py::handle target, py::handle sample_weight, py::handle order, py::handle batch,
-                  py::handle grads, const py::tuple& step, const py::list& numbers, py::handle dropout_offset,
-                  py::handle threads) const {
+  // all: where a step uses other states than the first, training ends before it. `threads` holds MlpEpoch's threads,
+  // judges and seconds. Appends (sum of loss * rows, rows, steps, norm of the last gradients, threads, seconds) to
+  // `report`, whatever is thrown once there has been a step: so nobody, and no signal either, comes in between.
+  void epoch(py::handle x, py::handle target, py::handle sample_weight, py::handle order, py::handle batch,
+             py::handle grads, const py::tuple& step, const py::list& numbers, py::handle dropout_offset,
+             const py::tuple& threads, py::list report) const {
+    check_held();
     const Learns learns(*this, x, target, sample_weight);
     const Gradients gradients(*this, grads);
+    if (gradients.all.empty()) throw ValueError("grads must hold an array for each parameter, got None");
     MlpEpoch e;
     e.count = learns.rows.x.shape[0];
     Arguments call;
@@ -105,8 +115,11 @@ class Network {
       e.order = reinterpret_cast<const int64_t*>(aorder->view.data);
     }
     e.batch = integer(batch, "batch_size");
+    if (e.batch < 1) throw ValueError("batch_size must be at least 1, got " + std::to_string(e.batch));
     e.dropout_offset = word64(dropout_offset, "dropout_offset");
-    e.threads = (int)integer(threads, "n_threads");
+    e.threads = (int)std::min<int64_t>(integer(threads[0], "n_threads"), INT_MAX);
+    e.judges = boolean(threads[1], "judges");
+    for (size_t i = 0; i < 2; i++) e.seconds[i] = number(threads[2].cast<py::tuple>()[i], "seconds");
 
     BoundStep bound(step[0].cast<std::string>(), step[1], step[2], step[3], step[4], step[5], step[6], step[7], step[8],
                     step[9]);
@@ -126,6 +139,7 @@ class Network {
 
     std::exception_ptr error;
     MlpProgress progress;
+    bool interrupted = false;
     {
       py::gil_scoped_release release;
       auto asked = std::chrono::steady_clock::now();
@@ -137,35 +151,56 @@ class Network {
         if (now - asked < kAsks) return false;
         asked = now;
         py::gil_scoped_acquire acquire;
-        return PyErr_CheckSignals() != 0;
+        return interrupted = PyErr_CheckSignals() != 0;
       };
       try {
         mlp_epoch(network, learns.rows, gradients.all.data(), e, progress);
       } catch (...) {
-        if (progress.steps == 0) throw;
         error = std::current_exception();
       }
     }
-    py::object raised = py::none();
-    if (PyErr_Occurred()) {
-      const py::error_already_set signal;
-      raised = signal.value();
-    } else if (error) {
-      try {
-        std::rethrow_exception(error);
-      } catch (const std::bad_alloc&) {
-        raised = py::reinterpret_borrow<py::object>(PyExc_MemoryError)();
-      } catch (const std::exception& e) {
-        raised = py::reinterpret_borrow<py::object>(PyExc_ValueError)(e.what());
-      }
+    if (progress.steps > 0) {
+      const auto signal = interrupted ? std::make_unique<py::error_already_set>() : nullptr;  // takes it meanwhile
+      report.append(py::make_tuple(progress.loss, progress.rows, progress.steps, norm_of(bound, progress),
+                                   progress.threads, py::make_tuple(progress.seconds[0], progress.seconds[1])));
+      if (signal) throw *signal;
     }
-    return py::make_tuple(progress.loss, progress.rows, progress.steps, progress.threads, raised);
+    if (error) std::rethrow_exception(error);
   }
 
  private:
   MlpNetwork network;
   Arguments arguments;
   std::vector<Array> held;  // w, b, w, ...
+
+  // Whatever was done to the arrays since a copy of the network was made from them.
+  void check_layer(const TensorView& w, const TensorView& b) const {
+    check_full_precision(w);
+    check_dtype(w, network.dtype, "that of the first layer");
+    check_dtype(b, network.dtype, "that of the first layer");
+    const bool fits = w.ndim == 2 && w.size() > 0 && b.ndim == 1 && b.shape[0] == w.shape[1] &&
+                      (network.layers.empty() || w.shape[0] == network.outputs());
+    if (!fits || !is_contiguous(w) || !is_contiguous(b)) {
+      throw ValueError("weights and biases must be contiguous and fit together, got " + describe(w) + " beside " +
+                       describe(b));
+    }
+  }
+
+  // The weights lie where they lay: ndarray.resize may have moved them.
+  void check_held() const {
+    for (const Array& array : held) {
+      TensorView now;
+      read_view(array.owner, array.view.name, now);
+      if (now.data != array.view.data || now.size() != array.view.size() || now.dtype != array.view.dtype) {
+        throw ValueError("weights and biases must be written in place, got " + describe(now) + " for " +
+                         array.view.name + ", " + describe(array.view));
+      }
+    }
+  }
+
+  static py::object norm_of(const BoundStep& bound, const MlpProgress& progress) {
+    return bound.options.clip ? py::object(py::float_(progress.norm)) : py::none();
+  }
 
   void check_rows(const TensorView& x) const {
     check_dtype(x, network.dtype, "that of the weights");

@@ -19,7 +19,7 @@ namespace innerloop {
 namespace {
 
 constexpr int64_t kForwardRows = 512;  // rows that go through all layers at a time where nothing is kept of them
-constexpr int kTrials = 12;            // batches by which a number of threads is judged, by the fastest of them
+constexpr int kTrials = 8;             // batches by which a number of threads is judged, by the fastest of them
 constexpr double kWorth = 0.9;         // of one thread's time: more than one that take longer are not worth it
 
 int64_t bytes_of(int64_t rows, int64_t columns, Dtype dtype) {
@@ -31,7 +31,11 @@ int64_t bytes_of(int64_t rows, int64_t columns, Dtype dtype) {
   return bytes;
 }
 
-TensorView view_of(void* data, Dtype dtype, int64_t rows, int64_t columns, const char* name) {
+// Bytes from one row to the next: an odd number of lines, as rows of a power of two would share a set of the cache.
+ptrdiff_t pitch_of(int64_t columns, Dtype dtype) { return (bytes_of(1, columns, dtype) + 63) / 64 * 64 | 64; }
+
+// End to end, or `pitch` bytes apart.
+TensorView view_of(void* data, Dtype dtype, int64_t rows, int64_t columns, const char* name, ptrdiff_t pitch = 0) {
   TensorView t;
   t.name = name;
   t.data = static_cast<char*>(data);
@@ -41,7 +45,7 @@ TensorView view_of(void* data, Dtype dtype, int64_t rows, int64_t columns, const
   t.shape[0] = rows;
   t.shape[1] = columns;
   t.strides[1] = (ptrdiff_t)dtype_size(dtype);
-  t.strides[0] = t.strides[1] * (ptrdiff_t)columns;
+  t.strides[0] = pitch ? pitch : t.strides[1] * (ptrdiff_t)columns;
   return t;
 }
 
@@ -55,11 +59,11 @@ TensorView rows_from(const TensorView& t, int64_t first, int64_t count) {
 
 Matrix matrix(const TensorView& t) { return {t.data, t.strides[0], t.strides[1], nullptr}; }
 
-// Rows order[0 .. count) of a view of one or two axes, end to end.
-void gather(const TensorView& t, const int64_t* order, int64_t count, char* to) {
-  const int64_t columns = t.ndim > 1 ? t.shape[1] : 1;
-  const ptrdiff_t item = (ptrdiff_t)dtype_size(t.dtype), step = t.ndim > 1 ? t.strides[1] : item;
-  for (int64_t i = 0; i < count; i++, to += columns * item) {
+// Rows order[0 .. count) of a view of two axes.
+void gather(const TensorView& t, const int64_t* order, int64_t count, char* to, ptrdiff_t pitch) {
+  const int64_t columns = t.shape[1];
+  const ptrdiff_t item = (ptrdiff_t)dtype_size(t.dtype), step = t.strides[1];
+  for (int64_t i = 0; i < count; i++, to += pitch) {
     const char* row = t.data + order[i] * t.strides[0];
     if (step == item) {
       memcpy(to, row, (size_t)(columns * item));
@@ -77,6 +81,8 @@ struct Layer {
   bool identity;  // is the activation
   DropoutWork dropout;
   char *y, *z;  // z: act(...) before dropout or the pre-activation, where the derivative needs it; else null
+
+  ptrdiff_t pitch;  // of both
 
   int64_t k() const { return own->w.shape[0]; }
   int64_t n() const { return own->w.shape[1]; }
@@ -108,15 +114,24 @@ class Run {
     int64_t widest = 0, largest = 0;
     for (const MlpLayer& own : network.layers) {
       const Activation& activation = find_activation(own.activation);
-      Layer layer = {&own, &activation, 0, own.activation == "identity", {network.seed, 0, own.dropout}, {}, {}};
+      Layer layer = {&own,
+                     &activation,
+                     0,
+                     own.activation == "identity",
+                     {network.seed, 0, own.dropout},
+                     {},
+                     {},
+                     pitch_of(own.w.shape[1], dtype)};
       const Span<Activation>& all = *innerloop::kernels().activations;
       while (&all.data[layer.index] != &activation) layer.index++;
       layers.push_back(layer);
       widest = std::max(widest, layer.n());
       largest = std::max(largest, own.w.size());
     }
+    layers.back().pitch = layers.back().n() * item;  // the losses like it end to end
+    const int64_t widest_bytes = bytes_of(capacity, pitch_of(widest, dtype) / item, dtype);
     for (Layer& layer : layers) {
-      const int64_t bytes = bytes_of(capacity, training ? layer.n() : widest, dtype);
+      const int64_t bytes = training ? bytes_of(capacity, layer.pitch / item, dtype) : widest_bytes;
       const bool reused = !training && &layer - layers.data() >= 2;  // two buffers take turns
       layer.y = reused ? (&layer)[-2].y : call.array<char>(bytes);
       const bool from_output = layer.activation->saves_output && layer.own->dropout == 0;
@@ -128,7 +143,7 @@ class Run {
       memset(zeros, 0, (size_t)(largest * item));
     }
     if (training) {
-      for (char*& g : gradient) g = call.array<char>(bytes_of(capacity, widest, dtype));
+      for (char*& g : gradient) g = call.array<char>(widest_bytes);
       if (l1 && l2) both = call.array<char>(largest * item);
     }
     mark = call.mark();
@@ -139,7 +154,7 @@ class Run {
     TensorView input = x;
     for (size_t i = 0; i < layers.size(); i++) {
       Layer& layer = layers[i];
-      TensorView y = view_of(layer.y, dtype, x.shape[0], layer.n(), "pred");
+      TensorView y = view_of(layer.y, dtype, x.shape[0], layer.n(), "pred", layer.pitch);
       if (out && i + 1 == layers.size()) y = *out;
       Linear l = {};
       l.m = x.shape[0];
@@ -156,7 +171,8 @@ class Run {
         l.dropout = &layer.dropout;
       }
       l.keeps_output = layer.activation->saves_output;
-      if (saved(layer, l.dropout) == layer.z && layer.z) l.z = matrix(view_of(layer.z, dtype, l.m, l.n, "z"));
+      if (saved(layer, l.dropout) == layer.z && layer.z)
+        l.z = matrix(view_of(layer.z, dtype, l.m, l.n, "z", layer.pitch));
       call.rewind(mark);
       kernels.forward(call, l);
       input = y;
@@ -268,7 +284,7 @@ class Run {
       if (drops) dropout(layer.dropout, dy, dy);
       // Both products read dz: it is made once, in the place of dy.
       if (!layer.identity) {
-        const TensorView kept = view_of(saved(layer, drops), dtype, rows, layer.n(), "saved");
+        const TensorView kept = view_of(saved(layer, drops), dtype, rows, layer.n(), "saved", layer.pitch);
         activation_backward(*layer.activation, layer.own->parameters, dy, kept, layer.activation->saves_output, dy);
       }
       LinearBackward l = {};
@@ -276,7 +292,8 @@ class Run {
       l.n = layer.n();
       l.k = layer.k();
       l.dy = matrix(dy);
-      l.x = matrix(i > 0 ? view_of(layers[i - 1].y, dtype, rows, l.k, "x") : batch.x);
+      const ptrdiff_t pitch = i > 0 ? layers[i - 1].pitch : 0;
+      l.x = matrix(i > 0 ? view_of(layers[i - 1].y, dtype, rows, l.k, "x", pitch) : batch.x);
       l.w = matrix(layer.own->w);
       l.dw = matrix(gradients[i].dw);
       l.db = strided(&gradients[i].db);
@@ -284,7 +301,7 @@ class Run {
       l.accumulate_dw = l1 || l2;
       l.without_dx = i == 0;
       if (i > 0) {
-        dy = view_of(gradient[i % 2], dtype, rows, l.k, "dx");
+        dy = view_of(gradient[i % 2], dtype, rows, l.k, "dx", pitch);
         l.dx = matrix(dy);
       }
       call.rewind(mark);
@@ -301,7 +318,7 @@ class Data {
     if (!is_floating(rows.target.dtype)) all = read_labels(call, rows.target, network.outputs(), -100);
     if (rows.sample_weight) weights = static_cast<const char*>(read_values(call, *rows.sample_weight));
     if (!gathers) return;
-    x = call.array<char>(bytes_of(capacity, network.inputs(), dtype));
+    x = call.array<char>(bytes_of(capacity, pitch_of(network.inputs(), dtype) / item, dtype));
     if (all.index) labels = call.array<int64_t>(capacity);
     if (!all.index) target = call.array<char>(bytes_of(capacity, network.outputs(), dtype));
     if (weights) some_weights = call.array<char>(capacity * item);
@@ -311,14 +328,14 @@ class Data {
   Batch batch(const int64_t* order, int64_t first, int64_t count) const {
     Batch b;
     if (order) {
-      b.x = view_of(x, dtype, count, rows.x.shape[1], "x");
-      gather(rows.x, order, count, x);
+      b.x = view_of(x, dtype, count, rows.x.shape[1], "x", pitch_of(rows.x.shape[1], dtype));
+      gather(rows.x, order, count, x, b.x.strides[0]);
       if (all.index) {
         for (int64_t i = 0; i < count; i++) labels[i] = all.index[order[i]];
         b.labels = labels;
       } else {
         b.target = view_of(target, dtype, count, rows.target.shape[1], "target");
-        gather(rows.target, order, count, target);
+        gather(rows.target, order, count, target, b.target.strides[0]);
       }
       if (weights) {
         for (int64_t i = 0; i < count; i++) memcpy(some_weights + i * item, weights + order[i] * item, (size_t)item);
@@ -380,28 +397,31 @@ void mlp_epoch(const MlpNetwork& network, const MlpRows& rows, const MlpGradient
   const Data data(call, network, rows, capacity, epoch.order != nullptr);
   Run run(call, network, capacity, true);
   const int most = pool::threads();
-  const bool measures = epoch.threads == 0 && most > 1;
-  progress.threads = epoch.threads > 0 ? std::min(epoch.threads, most) : measures ? 0 : most;
-  Clock::duration best[2] = {Clock::duration::max(), Clock::duration::max()};  // of one thread; of all
+  const bool judges = epoch.judges && most > 1;
+  progress.threads = judges ? 0 : epoch.threads > 0 ? std::min(epoch.threads, most) : most;
+  std::copy_n(epoch.seconds, 2, progress.seconds);
   uint64_t offset = epoch.dropout_offset;
   for (int64_t first = 0; first < epoch.count; first += epoch.batch) {
     const int64_t count = std::min(epoch.batch, epoch.count - first);
-    const bool all = progress.steps >= kTrials / 2;  // not by turns: workers that wait for 100 us fall asleep
+    // Not by turns: workers that wait for a whole batch fall asleep.
+    const bool all = progress.steps >= kTrials / 2;
     const pool::Limit limit(progress.threads ? progress.threads : all ? most : 1);
     call.threads = pool::threads();
-    const auto start = progress.threads ? Clock::time_point() : Clock::now();
+    const auto start = Clock::now();
     const double loss =
         run.run(data.batch(epoch.order ? epoch.order + first : nullptr, first, count), gradients, &offset);
     epoch.prepare(progress.steps);
-    epoch.step->run();
+    progress.norm = epoch.step->run();
     progress.loss += loss * (double)count;
     progress.rows += count;
     progress.steps++;
     offset += network.layers.size();
-    if (!progress.threads) {
-      best[all] = std::min(best[all], Clock::now() - start);
-      const bool enough = progress.steps == kTrials || (first + count == epoch.count && all);
-      if (enough) progress.threads = (double)best[1].count() < kWorth * (double)best[0].count() ? most : 1;
+    if (!progress.threads && count == capacity) {
+      const std::chrono::duration<double> took = Clock::now() - start;
+      progress.seconds[all] = std::min(progress.seconds[all], took.count());
+    }
+    if (!progress.threads && (progress.steps == kTrials || (first + count == epoch.count && all))) {
+      progress.threads = progress.seconds[1] < kWorth * progress.seconds[0] ? most : 1;
     }
     if (epoch.stop()) break;
   }

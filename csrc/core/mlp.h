@@ -64,7 +64,9 @@ struct MlpEpoch {
   const int64_t* order = nullptr;  // of `count` rows, each in range; null: as they come
   int64_t count = 0, batch = 1;
   uint64_t dropout_offset = 0;  // of the first batch; each takes as many as there are layers
-  int threads = 0;              // that one call may use; 0: measured over the first batches
+  int threads = 0;              // that a batch may use; 0: all
+  bool judges = false;          // first find out, over some batches, whether all threads are worth it
+  double seconds[2] = {__builtin_inf(), __builtin_inf()};  // the fastest batch so far on one thread, on all
   OptimizerStep* step = nullptr;
   std::function<void(int64_t)> prepare;  // called before each step, counting from 0
   std::function<bool()> stop;            // asked after each step
@@ -73,7 +75,9 @@ struct MlpEpoch {
 struct MlpProgress {
   double loss = 0;              // sum over batches of loss * rows
   int64_t rows = 0, steps = 0;  // done
-  int threads = 0;              // chosen; 0: too few batches to measure
+  int threads = 0;              // chosen; 0: too few batches to judge by
+  double seconds[2] = {__builtin_inf(), __builtin_inf()};
+  double norm = 0;  // of the last step's gradients, as OptimizerStep::run returns it
 };
 
 // Throws as mlp_loss, with nothing written; or, a loss having refused a prediction, with `progress` made.

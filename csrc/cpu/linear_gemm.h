@@ -178,7 +178,7 @@ class Block {
         for (int64_t i = 0; i < tiles; i++) {
           const int64_t at = tile_begin(i);
           const char* a = p.a.transposed ? address(p.a.matrix, k_begin, at) : address(p.a.matrix, at, k_begin);
-          one_tile(a, a_row, b, plan.depth * panel_row, at, (int)(tile_begin(i + 1) - at), c, width, false);
+          one_tile(a, a_row, item, b, plan.depth * panel_row, at, (int)(tile_begin(i + 1) - at), c, width, false);
           const int64_t end = packed + slice < next_depth ? packed + slice : next_depth;
           if (packed < end) {
             pack_slice(next_j, columns_of(next_j), next_block, packed, end, next_depth,
@@ -246,8 +246,8 @@ class Block {
         b_row = panel_row;
       }
       const Tile multiply = wide ? find_wide_tile<T>(rows) : find_tile<T>(rows, (columns + V::lanes - 1) / V::lanes);
-      multiply(depth, a + (at - rows_begin) * a_row, a_row, b, b_row, panel_row, first ? nullptr : sum, sums_row, sum,
-               sums_row);
+      multiply(depth, a + (at - rows_begin) * a_row, a_row, item, b, b_row, panel_row, first ? nullptr : sum, sums_row,
+               sum, sums_row);
     });
   }
 
@@ -258,11 +258,12 @@ class Block {
     for (int64_t t = 0; t < tiles; t += plan.row_tiles) {
       const int64_t t_end = t + plan.row_tiles < tiles ? t + plan.row_tiles : tiles;
       const char* a;
-      ptrdiff_t a_row;
+      ptrdiff_t a_row, a_step = item;
       const int64_t row = tile_begin(t);
       if (plan.a_direct) {
         a = p.a.transposed ? address(p.a.matrix, k_begin, row) : address(p.a.matrix, row, k_begin);
         a_row = p.a.transposed ? p.a.matrix.column : p.a.matrix.row;
+        if (plan.a_across) a_step = p.a.matrix.row;
       } else {
         a = a_buffer;
         a_row = plan.depth * item + 64;
@@ -281,7 +282,8 @@ class Block {
                                             : b_buffer + (c - j) / kPanel<T> * b_panel;
         for (int64_t i = t; i < t_end; i++) {
           const int64_t at = tile_begin(i);
-          one_tile(a + (at - row) * a_row, a_row, b, b_panel, at, (int)(tile_begin(i + 1) - at), c, columns, group);
+          one_tile(a + (at - row) * a_row, a_row, a_step, b, b_panel, at, (int)(tile_begin(i + 1) - at), c, columns,
+                   group);
         }
         c += columns;
       }
@@ -314,8 +316,8 @@ class Block {
     }
   }
 
-  void one_tile(const char* a, ptrdiff_t a_row, const char* b, ptrdiff_t b_panel, int64_t row, int rows, int64_t column,
-                int columns, bool wide) const {
+  void one_tile(const char* a, ptrdiff_t a_row, ptrdiff_t a_step, const char* b, ptrdiff_t b_panel, int64_t row,
+                int rows, int64_t column, int columns, bool wide) const {
     alignas(64) char sum[kTileVectors * sizeof(V)];
     const int vectors = (columns + V::lanes - 1) / V::lanes;
     const ptrdiff_t sum_row = vectors * (ptrdiff_t)sizeof(V);
@@ -337,7 +339,7 @@ class Block {
 
     const bool finishing = last && (p.epilogue != nullptr || apart);
     const Tile multiply = wide ? find_wide_tile<T>(rows) : find_tile<T>(rows, vectors);
-    multiply(depth, a, a_row, b, panel_row, b_panel, first ? nullptr : y, y_row, finishing ? sum : y,
+    multiply(depth, a, a_row, a_step, b, panel_row, b_panel, first ? nullptr : y, y_row, finishing ? sum : y,
              finishing ? sum_row : y_row);
     if (finishing) {
       finish(sum, sum_row, row, rows, column, columns);

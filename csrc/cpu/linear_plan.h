@@ -63,6 +63,7 @@ constexpr int64_t kSliceBytes = 1 << 20;
 struct Plan {
   int row_tasks, column_tasks;
   bool a_direct, b_in_place;
+  bool a_across;     // a_direct, and it is a's rows that lie end to end
   bool b_in_slices;  // see Block::run_in_slices
   int rows_in_tile;
   int64_t depth, blocks;  // of k
@@ -93,6 +94,16 @@ bool stores_rows(const Product& p, const Matrix& m) {
   return !p.transposed && m.rows == nullptr && m.storage == Storage::full && m.column == (ptrdiff_t)sizeof(T);
 }
 
+// A transposed factor of few steps of k is read where it lies, across its columns: the lines that a tile touches, one a
+// step, then stay in the first-level cache beside a panel, unless they share few of its sets.
+constexpr int64_t kAcrossDepth = 128;
+template <class T>
+bool reads_across(const Product& p) {
+  const Matrix& m = p.a.matrix;
+  return p.a.transposed && !p.a.fused() && m.rows == nullptr && m.storage == Storage::full &&
+         m.column == (ptrdiff_t)sizeof(T) && m.row % 1024 != 0 && p.k <= kAcrossDepth;
+}
+
 // How many ways to split rows and columns: the cheapest for the task with the most work, in cycles, counting what
 // every task packs for itself.
 constexpr double kTaskCycles = 8000;  // less is not worth a task
@@ -120,12 +131,13 @@ template <class T>
 Plan plan_product(const Product& p, int threads, size_t frugal) {
   constexpr int lanes = Native<T>::lanes;
   constexpr int64_t item = sizeof(T);
-  Plan plan;
-  plan.a_direct = has_plain_rows<T>(p.a);
+  Plan plan = {};
   const bool near = p.k * p.n * item <= kNearBytes;
   plan.b_in_place = p.panels == nullptr && p.m <= (near ? kInPlaceRowsNear : kInPlaceRows) && !p.b.fused() &&
                     !p.b.transposed && p.b.matrix.rows == nullptr && p.b.matrix.storage == Storage::full &&
                     p.b.matrix.column == item && p.column_sums == nullptr;
+  plan.a_across = !has_plain_rows<T>(p.a) && !plan.b_in_place && reads_across<T>(p);
+  plan.a_direct = plan.a_across || has_plain_rows<T>(p.a);
   plan.rows_in_tile = tallest(p.n < kPanel<T> ? (int)ceil_div(p.n, lanes) : kPanelVectors);
   // Rows whole pages apart share one set of the first-level cache: no more of them at once than it has room for.
   const ptrdiff_t a_row = p.a.transposed ? p.a.matrix.column : p.a.matrix.row;
@@ -145,9 +157,10 @@ Plan plan_product(const Product& p, int threads, size_t frugal) {
                                       : 0.5 * kPanel<T> * k,
         ceil_div(p.m, plan.rows_in_tile), panels, plan.row_tasks, plan.column_tasks);
 
-  plan.b_in_slices = !plan.b_in_place && plan.a_direct && p.panels == nullptr && has_rows_for_panels<T>(p.b) &&
-                     p.column_sums == nullptr && ceil_div(p.m, plan.row_tasks) <= kRowsInBlock &&
-                     p.y.storage == Storage::full && p.k * p.n * item > kSliceBytes;
+  plan.b_in_slices = !plan.b_in_place && plan.a_direct && !plan.a_across && p.panels == nullptr &&
+                     has_rows_for_panels<T>(p.b) && p.column_sums == nullptr &&
+                     ceil_div(p.m, plan.row_tasks) <= kRowsInBlock && p.y.storage == Storage::full &&
+                     p.k * p.n * item > kSliceBytes;
   if (plan.b_in_slices) {
     plan.blocks = ceil_div(p.k, kSliceDepth);
     plan.depth = kSliceDepth;

@@ -38,11 +38,11 @@ constexpr int panels_at_once(int rows) {
 template <class T>
 constexpr int kPanel = kPanelVectors * Native<T>::lanes;
 
-// out = c + a b over k steps; c may be null for 0. Rows of a lie a_row bytes apart, its columns end to end; rows of b
-// lie b_row bytes apart, its next panel b_panel bytes further on. Every pointer may be misaligned.
+// out = c + a b over k steps; c may be null for 0. Rows of a lie a_row bytes apart, its columns a_step; rows of b lie
+// b_row bytes apart, its next panel b_panel bytes further on. Every pointer may be misaligned.
 template <class T, int Rows, int Vectors, int Panels = 1>
-void multiply_tile(int64_t k, const char* a, ptrdiff_t a_row, const char* b, ptrdiff_t b_row, ptrdiff_t b_panel,
-                   const char* c, ptrdiff_t c_row, char* out, ptrdiff_t out_row) {
+void multiply_tile(int64_t k, const char* a, ptrdiff_t a_row, ptrdiff_t a_step, const char* b, ptrdiff_t b_row,
+                   ptrdiff_t b_panel, const char* c, ptrdiff_t c_row, char* out, ptrdiff_t out_row) {
   using V = Native<T>;
   constexpr int width = Vectors * Panels;
   V sum[Rows][width];
@@ -59,9 +59,9 @@ void multiply_tile(int64_t k, const char* a, ptrdiff_t a_row, const char* b, ptr
       for (int v = 0; v < width; v++) sum[r][v] = V(T(0));
     }
   }
-  auto load_a = [&](int r, int64_t p) {
+  auto load_a = [&](int r) {
     T value;
-    memcpy(&value, a + r * a_row + p * sizeof(T), sizeof value);
+    memcpy(&value, a + r * a_row, sizeof value);
     return V(value);
   };
   auto load_b = [&](int v) { return V::load(b + v / Vectors * b_panel + v % Vectors * sizeof(V)); };
@@ -70,7 +70,7 @@ void multiply_tile(int64_t k, const char* a, ptrdiff_t a_row, const char* b, ptr
     if constexpr (Rows <= 2) {
       V x[Rows];
       INNERLOOP_UNROLL
-      for (int r = 0; r < Rows; r++) x[r] = load_a(r, p);
+      for (int r = 0; r < Rows; r++) x[r] = load_a(r);
       INNERLOOP_UNROLL
       for (int v = 0; v < width; v++) {
         const V y = load_b(v);
@@ -83,11 +83,12 @@ void multiply_tile(int64_t k, const char* a, ptrdiff_t a_row, const char* b, ptr
       for (int v = 0; v < width; v++) y[v] = load_b(v);
       INNERLOOP_UNROLL
       for (int r = 0; r < Rows; r++) {
-        const V x = load_a(r, p);
+        const V x = load_a(r);
         INNERLOOP_UNROLL
         for (int v = 0; v < width; v++) sum[r][v] = fma(x, y[v], sum[r][v]);
       }
     }
+    a += a_step;
     b += b_row;
   }
   INNERLOOP_UNROLL
@@ -97,8 +98,8 @@ void multiply_tile(int64_t k, const char* a, ptrdiff_t a_row, const char* b, ptr
   }
 }
 
-using Tile = void (*)(int64_t k, const char* a, ptrdiff_t a_row, const char* b, ptrdiff_t b_row, ptrdiff_t b_panel,
-                      const char* c, ptrdiff_t c_row, char* out, ptrdiff_t out_row);
+using Tile = void (*)(int64_t k, const char* a, ptrdiff_t a_row, ptrdiff_t a_step, const char* b, ptrdiff_t b_row,
+                      ptrdiff_t b_panel, const char* c, ptrdiff_t c_row, char* out, ptrdiff_t out_row);
 
 // Every tile, by its vectors and rows; those that the registers cannot hold repeat the tallest and are never asked for.
 template <class T, int Vectors>

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from . import _numbers as numbers
 
 if TYPE_CHECKING:
     from .mlp import MLP
@@ -48,10 +51,12 @@ def save(network: MLP, path: str | os.PathLike[str]) -> None:
         "objective": network._objective._asdict(),
     }
     text = json.dumps(own)
-    if suffix == ".npz":
-        np.savez(path, network=np.frombuffer(text.encode(), np.uint8), **arrays)  # type: ignore[arg-type]
-    else:
-        _safetensors().numpy.save_file(arrays, path, metadata={"innerloop.MLP": text})
+    library = _safetensors() if suffix == ".safetensors" else None
+    with open(path, "wb") as file:
+        if library is None:
+            np.savez(file, network=np.frombuffer(text.encode(), np.uint8), **arrays)  # type: ignore[arg-type]
+        else:
+            file.write(library.numpy.save(arrays, metadata={"innerloop.MLP": text}))
 
 
 def load(cls: type[MLP], path: str | os.PathLike[str]) -> MLP:
@@ -73,7 +78,8 @@ def load(cls: type[MLP], path: str | os.PathLike[str]) -> MLP:
 
 def _read(path: str | os.PathLike[str], library: Any) -> tuple[str, dict[str, NDArray]]:
     if library is None:
-        with np.load(path, allow_pickle=False) as file:
+        # A file of our own: NumPy leaves its open where it finds it damaged.
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         return arrays.pop("network").tobytes().decode(), arrays
     with library.safe_open(path, framework="numpy") as file:
@@ -84,10 +90,19 @@ def _read(path: str | os.PathLike[str], library: Any) -> tuple[str, dict[str, ND
 def _made(cls: type[MLP], own: dict[str, Any], arrays: dict[str, NDArray]) -> MLP:
     if own["format"] != FORMAT:
         raise ValueError(f"format {own['format']} is not known, but {FORMAT} is")
+    sizes, dtype = own["sizes"], np.dtype(own["dtype"])
+    shapes: dict[str, tuple[int, ...]] = {}
+    for i, (k, n) in enumerate(itertools.pairwise(sizes)):
+        shapes |= {f"weights.{i}": (k, n), f"biases.{i}": (n,)}
+    if shapes.keys() != arrays.keys():
+        raise ValueError(f"it holds {sorted(arrays)} for sizes {sizes}")
+    for name, shape in shapes.items():  # before a network of such sizes is made
+        if arrays[name].shape != shape or arrays[name].dtype != dtype:
+            raise ValueError(f"{name} is {arrays[name].dtype} of shape {arrays[name].shape}")
     objective = own["objective"]
     *hidden, last = [(name, parameters) for name, parameters in own["activations"]]
     network = cls(
-        own["sizes"],
+        sizes,
         hidden,
         loss=objective["loss"],
         output_activation=last,
@@ -96,17 +111,12 @@ def _made(cls: type[MLP], own: dict[str, Any], arrays: dict[str, NDArray]) -> ML
         l1=objective["l1"],
         l2=objective["l2"],
         seed=own["seed"],
-        dtype=own["dtype"],
+        dtype=dtype,
         n_threads=own["n_threads"],
     )
     network._set_objective(network._objective._replace(**objective))
-    network.epochs, network.batches = int(own["epochs"]), int(own["batches"])
-    for kind, own_arrays in (("weights", network.weights), ("biases", network.biases)):
-        for i, to in enumerate(own_arrays):
-            values = arrays.pop(f"{kind}.{i}")
-            if values.shape != to.shape or values.dtype != to.dtype:
-                raise ValueError(f"{kind}.{i} is {values.dtype} of shape {values.shape}")
-            to[...] = values
-    if arrays:
-        raise ValueError(f"it holds {sorted(arrays)}, too")
+    network.epochs = numbers.count(own["epochs"], "epochs")
+    network.batches = numbers.count(own["batches"], "batches")
+    for i, (w, b) in enumerate(zip(network.weights, network.biases, strict=True)):
+        w[...], b[...] = arrays[f"weights.{i}"], arrays[f"biases.{i}"]
     return network

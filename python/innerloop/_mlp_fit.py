@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,11 +13,37 @@ from numpy.typing import NDArray
 
 from . import _core, optimizers, reference
 from . import _numbers as numbers
+from ._arrays import to_numpy
 
 if TYPE_CHECKING:
     from .mlp import MLP
 
 History = dict[str, list[float]]
+
+
+@dataclass
+class Pace:
+    """How many threads train batches of one size, and by what they were chosen.
+
+    Attributes
+    ----------
+    threads : int
+        0 before the first choice: all.
+    seconds : tuple of float
+        The fastest batch so far on one thread, and on all.
+    epochs : int
+        Trained since. After 1, 2, 4, 8 ... the choice is made again, as another process, or
+        another library's threads that still spin, may have been in the way.
+    """
+
+    threads: int = 0
+    seconds: tuple[float, float] = (math.inf, math.inf)
+    epochs: int = 0
+
+    def is_due(self, begins: bool) -> bool:
+        """Whether to judge anew, at an epoch's beginning."""
+        self.epochs += begins
+        return self.threads == 0 or (begins and self.epochs & (self.epochs - 1) == 0)
 
 
 def optimizer_of(network: MLP, wanted: Any) -> optimizers.Optimizer:
@@ -44,7 +72,9 @@ def order_of(network: MLP, rows: int, shuffle: bool, given: Any) -> NDArray[np.i
             return None
         rng = np.random.Generator(np.random.Philox(key=network.seed + (network.epochs << 64)))
         return rng.permutation(rows)
-    order = np.ascontiguousarray(given)
+    listed = isinstance(given, (list, tuple, range))
+    # A copy, which nobody changes while it is in use.
+    order = np.array(given if listed else to_numpy(given, "order"), order="C")
     if order.dtype.kind not in "iu" or order.ndim != 1:
         raise TypeError(f"order must be one axis of integers, got {order.dtype}, {order.shape}")
     if not len(order):
@@ -71,6 +101,8 @@ def epoch(
     places = {id(p): i for i, p in enumerate(network.parameters)}
     stepped = [gradients[places[id(p)]] for p in optimizer.params]
     native = _core.backend() != "reference"
+    if not native:
+        network._check_labels(target)  # of all batches, before the first is learnt from
     rows, done, total = len(x) if order is None else len(order), 0, 0.0
     while done < rows:
         offset = network.batches * len(network.weights)
@@ -83,26 +115,31 @@ def epoch(
             some, data = order[begin:end], [x, target, weights]
             if not native:
                 data = [a if a is None else a[some] for a in data]
-        raised = None
         if native:
             numbers_of_steps = optimizer._numbers_of(-(-(rows - done) // batch))
-            threads = network.n_threads or network._threads.get(batch, 0)
-            loss, count, steps, threads, raised = network._network.epoch(
-                *(*data, some, batch, gradients, optimizer._arguments(stepped)),
-                *(numbers_of_steps, offset, threads),
-            )
-            optimizer.steps += steps
-            if threads:
-                network._threads[batch] = threads
+            pace = network._paces.setdefault(batch, Pace())
+            judges = network.n_threads is None and pace.is_due(begin == 0)
+            report: list[tuple[float, int, int, float | None, int, tuple[float, float]]] = []
+            try:
+                network._network.epoch(
+                    *(*data, some, batch, gradients, optimizer._arguments(stepped)),
+                    *(numbers_of_steps, offset),
+                    *((network.n_threads or pace.threads, judges, pace.seconds), report),
+                )
+            finally:  # Ctrl-C may come between a call and what would be made of its result
+                if report:
+                    loss, count, steps, optimizer.grad_norm, threads, pace.seconds = report[0]
+                    optimizer.steps += steps
+                    network.batches += steps
+                    pace.threads = threads or pace.threads
         else:
-            loss, count, steps = network._loss(*data, gradients, offset), end - begin, 1
+            a, b, c = data
+            loss, count = network._loss(a, b, c, gradients, offset), end - begin  # type: ignore[arg-type]
             loss *= count
             optimizer.step(stepped)
-        network.batches += steps
+            network.batches += 1
         total += loss
         done += count
-        if raised is not None:
-            raise raised
     return total / rows
 
 
@@ -111,10 +148,12 @@ def _split(network: MLP, target: NDArray, share: float) -> tuple[NDArray, NDArra
     if not 0.0 < share < 1.0:
         raise ValueError(f"validation must lie in (0, 1), got {share!r}")
     rng = np.random.default_rng([network.seed, 1])
-    groups = [np.arange(len(target))]
+    groups, train = [np.arange(len(target))], []
+    judge: list[NDArray] = []
     if target.ndim == 1:
-        groups = [np.flatnonzero(target == label) for label in np.unique(target)]
-    train, judge = [], []
+        labels = np.unique(target)
+        groups = [np.flatnonzero(target == label) for label in labels[labels != -100]]
+        train = [np.flatnonzero(target == -100)]  # ignored
     for group in groups:
         mixed = rng.permutation(group)
         held = max(round(share * len(mixed)), 1)
@@ -123,6 +162,8 @@ def _split(network: MLP, target: NDArray, share: float) -> tuple[NDArray, NDArra
             raise ValueError(f"validation={share} leaves {what} no rows, of {len(mixed)}")
         judge.append(mixed[:held])
         train.append(mixed[held:])
+    if not judge:
+        raise ValueError(f"validation={share} needs rows with labels, got none")
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(judge))
 
 
@@ -135,7 +176,9 @@ def _judged(
     if isinstance(validation, tuple):
         if len(validation) != 2:
             raise ValueError(f"validation must be (X, y), got a tuple of {len(validation)}")
-        return None, network._data(*validation, None)
+        others = network._data(*validation, None)
+        network._check_labels(others[1])
+        return None, others
     x, target, weights = data
     train, judge = _split(network, target, numbers.number(validation, "validation"))
     return train, (x[judge], target[judge], None if weights is None else weights[judge])
@@ -160,15 +203,23 @@ def fit(
     """Do as `MLP.fit` says."""
     data = network._data(X, y, sample_weight)
     epochs = numbers.count(epochs, "epochs")
+    shuffle = numbers.boolean(shuffle, "shuffle")
+    progress = numbers.boolean(progress, "progress")
+    restore_best = numbers.boolean(restore_best, "restore_best")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be a function, got {callback!r}")
     batch_size = numbers.steps(batch_size, "batch_size")
     min_delta = numbers.not_negative(min_delta, "min_delta")
     if patience is not None:
         patience = numbers.steps(patience, "patience")
     train, judge = _judged(network, validation, data)
     chosen = optimizer_of(network, optimizer)
-    schedules = [v for g in chosen.param_groups for v in g.values() if hasattr(v, "update")]
+    values = [v for g in chosen.param_groups for k, v in g.items() if k != "params"]
+    values += [chosen.max_norm, chosen.grad_scale]
+    schedules = {id(v): v for v in values if hasattr(v, "update")}.values()  # each once
     history: History = {}
-    best, since, kept = np.inf, 0, None
+    best, since = np.inf, 0
+    kept: list[NDArray] = []
     count = len(data[0]) if train is None else len(train)
     with _bar(epochs, progress) as show:
         for number in range(epochs):
@@ -180,27 +231,26 @@ def fit(
             if judge is not None:
                 record["val_loss"] = network._loss(*judge, None, None)
                 if judge[1].ndim == 1:
-                    record["val_accuracy"] = float((network.predict(judge[0]) == judge[1]).mean())
+                    counted = judge[1] != -100
+                    right: NDArray = (network.predict(judge[0]) == judge[1])[counted]
+                    record["val_accuracy"] = float(right.mean()) if len(right) else np.nan
             for name, value in record.items():
                 history.setdefault(name, []).append(value)
             show(record)
             judged = record.get("val_loss", record["loss"])
             for schedule in schedules:
-                if not isinstance(schedule, dict):
-                    schedule.update(judged)
-            if callback is not None and callback(number, dict(record)) is True:
-                break
-            if patience is None:
-                continue
+                schedule.update(judged)
             if judged < best - min_delta:
                 best, since = judged, 0
-                kept = [p.copy() for p in network.parameters] if restore_best else None
+                if patience is not None and restore_best:
+                    kept = [p.copy() for p in network.parameters]
             else:
                 since += 1
-            if since >= patience:
+            stops = False if callback is None else callback(number, dict(record))
+            if (isinstance(stops, (bool, np.bool_)) and stops) or since == patience:
                 break
-    for to, values in zip(network.parameters, kept or [], strict=False):
-        to[...] = values
+    for to, saved in zip(network.parameters, kept, strict=False):
+        to[...] = saved
     return history
 
 

@@ -18,7 +18,7 @@ True
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from . import _core, _mlp_files, _mlp_fit, losses, reference
 from . import _numbers as numbers
-from ._arrays import to_numpy
+from ._arrays import from_numpy, to_numpy
 from .activations import activation as _activate
 from .optimizers import Optimizer
 from .softmax import softmax
@@ -36,7 +36,16 @@ __all__ = ["MLP"]
 CLASSES = "softmax_cross_entropy"
 # Losses whose predictions are probabilities: of the last layer's output, after this activation.
 _PROBABILITIES = {"binary_cross_entropy_with_logits": "sigmoid", "binary_cross_entropy": "identity"}
-_HALVES_VARIANCE = ("relu", "leaky_relu", "elu", "celu", "gelu", "gelu_tanh", "silu", "mish")
+_HALVES_VARIANCE: tuple[str, ...] = (
+    "relu",
+    "leaky_relu",
+    "elu",
+    "celu",
+    "gelu",
+    "gelu_tanh",
+    "silu",
+    "mish",
+)
 _HALVES_VARIANCE += ("relu6", "hardswish", "softplus")  # as He et al. count relu
 INITS = ("auto", "he_normal", "he_uniform", "glorot_normal", "glorot_uniform")
 
@@ -113,6 +122,8 @@ class MLP:
         dtype: Any = "float32",
         n_threads: int | None = None,
     ) -> None:
+        if isinstance(sizes, str) or not isinstance(sizes, Iterable):
+            raise TypeError(f"sizes must be a list of integers, got {sizes!r}")
         self.sizes = tuple(numbers.steps(n, f"sizes[{i}]") for i, n in enumerate(sizes))
         if len(self.sizes) < 2:
             raise ValueError(f"sizes must hold inputs and outputs at least, got {sizes!r}")
@@ -130,9 +141,8 @@ class MLP:
         self.n_threads = None if n_threads is None else numbers.steps(n_threads, "n_threads")
         self.l1, self.l2 = numbers.not_negative(l1, "l1"), numbers.not_negative(l2, "l2")
         mean = 1.0 if self.loss == CLASSES else 1.0 / self.sizes[-1]
-        self._objective = reference.mlp.Objective(
-            *(self.loss, _loss_params(self.loss, loss_params or {}), mean, mean, self.l1, self.l2)
-        )
+        own = _loss_params(self.loss, {} if loss_params is None else loss_params)
+        self._objective = reference.mlp.Objective(self.loss, own, mean, mean, self.l1, self.l2)
         numbers.one_of(*INITS)(init, "init")
         rng = np.random.default_rng(self.seed)
         self._take(
@@ -159,10 +169,9 @@ class MLP:
 
     def _take(self, weights: list[NDArray], biases: list[NDArray]) -> None:
         """Let these arrays be the parameters."""
-        self.weights, self.biases = tuple(weights), tuple(biases)
-        self.parameters = [p for pair in zip(weights, biases, strict=True) for p in pair]
+        self._weights, self._biases = tuple(weights), tuple(biases)
         self._gradients: list[NDArray] | None = None  # made when first wanted
-        self._threads: dict[int, int] = {}  # chosen, by batch size
+        self._paces: dict[int, _mlp_fit.Pace] = {}  # by batch size
         self._set_objective(self._objective)
 
     def _set_objective(self, objective: reference.mlp.Objective) -> None:
@@ -176,7 +185,22 @@ class MLP:
         layers = [tuple(layer) for layer in self._layers]
         self._network = _core.Network(layers, objective._asdict(), self.seed)
 
-    def forward(self, X: Any) -> NDArray:
+    @property
+    def weights(self) -> tuple[NDArray, ...]:
+        """Each layer's, (K, N)."""
+        return self._weights
+
+    @property
+    def biases(self) -> tuple[NDArray, ...]:
+        """Each layer's, (N,)."""
+        return self._biases
+
+    @property
+    def parameters(self) -> list[NDArray]:
+        """Weights and biases by turns."""
+        return [p for pair in zip(self._weights, self._biases, strict=True) for p in pair]
+
+    def forward(self, X: Any) -> Any:
         """Return the last layer's output, of logits for a loss that takes them; without dropout.
 
         Parameters
@@ -186,6 +210,7 @@ class MLP:
         Returns
         -------
         array, shape (rows, outputs)
+            Of the library of `X`, as those of `predict` and `predict_proba`.
 
         Raises
         ------
@@ -194,13 +219,16 @@ class MLP:
         ValueError
             If its shape does not fit.
         """
+        return _like(self._forward(X), X)
+
+    def _forward(self, X: Any) -> NDArray:
         x = self._rows(X)
         if _core.backend() == "reference":
             self._check_inputs(x)
             return reference.mlp.forward(self._layers, x)
         return self._network.forward(x)
 
-    def predict(self, X: Any) -> NDArray:
+    def predict(self, X: Any) -> Any:
         """Return each row's class, labels of 0 and 1 of a binary loss, or the output itself.
 
         Parameters
@@ -216,15 +244,15 @@ class MLP:
         TypeError, ValueError
             As `forward`.
         """
-        y = self.forward(X)
+        y = self._forward(X)
         if self.loss == CLASSES:
-            return y.argmax(axis=1)
-        if self.loss in _PROBABILITIES:
+            y = y.argmax(axis=1)
+        elif self.loss in _PROBABILITIES:
             logits = _PROBABILITIES[self.loss] == "sigmoid"
-            return (y > (0.0 if logits else 0.5)).astype(np.int64)
-        return y
+            y = (y > (0.0 if logits else 0.5)).astype(np.int64)
+        return _like(y, X)
 
-    def predict_proba(self, X: Any) -> NDArray:
+    def predict_proba(self, X: Any) -> Any:
         """Return the probability of each class, or of each label of a binary loss.
 
         Parameters
@@ -242,10 +270,12 @@ class MLP:
         """
         if self.loss != CLASSES and self.loss not in _PROBABILITIES:
             raise ValueError(f"predict_proba needs a loss of labels, the network has {self.loss!r}")
-        y = self.forward(X)
+        y = self._forward(X)
         if self.loss == CLASSES:
-            return softmax(y, 1, out=y)
-        return _activate(y, _PROBABILITIES[self.loss], out=y)
+            softmax(y, 1, out=y)
+        else:
+            _activate(y, _PROBABILITIES[self.loss], out=y)
+        return _like(y, X)
 
     def evaluate(self, X: Any, y: Any, *, sample_weight: Any = None) -> float:
         """Return the loss over some rows, the penalty included, without dropout.
@@ -344,9 +374,10 @@ class MLP:
             After Ctrl-C, with the batches so far done, and whole.
         """
         x, target, weights = self._data(X, y, sample_weight)
-        batch = min(numbers.steps(batch_size, "batch_size"), max(len(x), 1))
-        chosen = _mlp_fit.optimizer_of(self, optimizer)
+        batch = numbers.steps(batch_size, "batch_size")
         indices = _mlp_fit.order_of(self, len(x), numbers.boolean(shuffle, "shuffle"), order)
+        batch = min(batch, len(x) if indices is None else len(indices))
+        chosen = _mlp_fit.optimizer_of(self, optimizer)
         loss = _mlp_fit.epoch(self, chosen, x, target, weights, indices, batch)
         self.epochs += 1
         return loss
@@ -442,10 +473,15 @@ class MLP:
         if x.ndim != 2 or x.shape[1] != self.sizes[0]:
             raise ValueError(f"X must have the shape (n, {self.sizes[0]}), got {x.shape}")
 
+    def _cast(self, values: NDArray) -> NDArray:
+        """In the network's dtype; what that cannot hold becomes infinite."""
+        with np.errstate(over="ignore"):
+            return values.astype(self.dtype, copy=False)
+
     def _rows(self, X: Any) -> NDArray:
         """X in the network's dtype."""
         x = _numeric(X, "X")
-        return x if x.dtype == self.dtype else x.astype(self.dtype)
+        return x if x.dtype == self.dtype else self._cast(x)
 
     def _data(self, X: Any, y: Any, sample_weight: Any) -> tuple[NDArray, NDArray, NDArray | None]:
         """The arguments of training, in the types that it takes, and fitting together."""
@@ -456,17 +492,19 @@ class MLP:
         target, outputs = _numeric(y, "y"), self.sizes[-1]
         if self.loss == CLASSES and target.dtype.kind in "iub":
             want: tuple[int, ...] = (len(x),)
+            if target.dtype == np.uint64:  # what int64 lacks is no label either
+                target = np.minimum(target, np.iinfo(np.int64).max)
             target = target.astype(np.int64, copy=False)
         else:
             want = (len(x), outputs)
             if outputs == 1 and target.ndim == 1 and self.loss != CLASSES:
                 target = target[:, None]
-            target = target.astype(self.dtype, copy=False)
+            target = self._cast(target)
         if target.shape != want:
             raise ValueError(f"y must have the shape {want}, got {_numeric(y, 'y').shape}")
         weights = None
         if sample_weight is not None:
-            weights = _numeric(sample_weight, "sample_weight").astype(self.dtype, copy=False)
+            weights = self._cast(_numeric(sample_weight, "sample_weight"))
             if weights.shape != (len(x),):
                 raise ValueError(
                     f"sample_weight must have the shape {(len(x),)}, got {weights.shape}"
@@ -503,7 +541,7 @@ class MLP:
                 )
 
     def __getstate__(self) -> dict[str, Any]:
-        drop = ("_network", "_layers", "_gradients", "_threads", "parameters", "optimizer")
+        drop = ("_network", "_layers", "_gradients", "_paces", "optimizer")
         return {k: v for k, v in self.__dict__.items() if k not in drop}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -529,6 +567,11 @@ def _numeric(value: Any, name: str) -> NDArray:
     return array
 
 
+def _like(result: NDArray, given: Any) -> Any:
+    """A result in the library of what was given."""
+    return result if type(given) is np.ndarray else from_numpy(result, given)
+
+
 def _activation(value: Any, name: str) -> tuple[str, dict[str, float]]:
     """A name, maybe with parameters, both known."""
     which, given = value if isinstance(value, tuple) and len(value) == 2 else (value, {})
@@ -550,7 +593,9 @@ def _each(value: Any, count: int, name: str, check: Any) -> list[Any]:
 
 def _loss_params(loss: str, given: Mapping[str, float]) -> dict[str, float]:
     """The loss's own parameters, known and in range."""
-    known = ("label_smoothing", "z_loss")
+    if not isinstance(given, Mapping):
+        raise TypeError(f"loss_params must be a dict, got {given!r}")
+    known: tuple[str, ...] = ("label_smoothing", "z_loss")
     if loss != CLASSES:
         known = tuple(k for k, v in reference.LOSSES[loss].parameters.items() if v is not None)
     for name in given:

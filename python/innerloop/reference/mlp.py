@@ -67,6 +67,7 @@ def forward(layers: Sequence[Layer], x: NDArray) -> NDArray:
     return _pass(layers, x, 0, None)[0]
 
 
+@np.errstate(all="ignore")
 def loss_and_gradients(
     layers: Sequence[Layer],
     objective: Objective,
