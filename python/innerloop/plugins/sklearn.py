@@ -118,6 +118,17 @@ are made dense some rows at a time.
 Self = TypeVar("Self", bound=Perceptron)
 
 
+def _binarizer(y: NDArray) -> LabelBinarizer:
+    """One that is fitted to labels; to plain integers without its checks, of most of a ms."""
+    made = LabelBinarizer()
+    if y.ndim != 1 or y.dtype.kind not in "iub":
+        return made.fit(y)
+    made.classes_ = np.unique(y)
+    made.y_type_ = "multiclass" if len(made.classes_) > 2 else "binary"
+    made.sparse_input_ = False
+    return made
+
+
 class MLPClassifier(ClassifierMixin, Perceptron):
     _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012
         **Perceptron._parameter_constraints,
@@ -167,7 +178,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         if not hasattr(self, "classes_") or (not self.warm_start and not incremental):
-            self._label_binarizer = LabelBinarizer().fit(y)
+            self._label_binarizer = _binarizer(y)
             self.classes_ = self._label_binarizer.classes_
         else:
             classes = unique_labels(y)
