@@ -18,7 +18,7 @@ from innerloop import _core, reference
 pytest.importorskip("rich")
 pytest.importorskip("psutil")
 
-from innerloop.cli import bench, demo, demo_check, main, selftest, ulp
+from innerloop.cli import bench, demo_check, main, selftest, ulp
 from innerloop.cli.bench import limits, operations, pages, peers, scaling
 from innerloop.cli.bench.harness import Case, Settings, Timing, measure
 
@@ -234,23 +234,23 @@ def test_demo_fails_where_gradients_are_wrong(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("sklearn")
-    right = il.linear_backward
+    right = il.MLP.gradients
 
     def wrong(*args: Any, **kwargs: Any) -> Any:
-        dx, dw, db = right(*args, **kwargs)
-        return dx, dw, db * db.dtype.type(1.001)
+        loss, gradients = right(*args, **kwargs)
+        return loss, [g * g.dtype.type(1.001) for g in gradients]
 
-    monkeypatch.setattr(il, "linear_backward", wrong)
+    monkeypatch.setattr(il.MLP, "gradients", wrong)
     assert main(["demo", "--epochs", "5", "--skip-sklearn"]) == 1
     assert "DO NOT AGREE" in capsys.readouterr().out
 
 
 def test_demo_gradients_are_right(target: str) -> None:
     """The reference's own gradients, and every instruction set's, for a batch that is not even."""
-    network = demo.Network((7, 5, 3), np.random.default_rng(0))
+    network = il.MLP((7, 5, 3))
     rng = np.random.default_rng(1)
     x, y = rng.standard_normal((9, 7), np.float32), rng.integers(0, 3, 9)
-    found = demo_check.first_step_differences(demo.loss_and_gradients, network.parameters, x, y)
+    found = demo_check.first_step_differences(network, x, y)
     assert [d.name for d in found] == ["loss", "dw1", "db1", "dw2", "db2"]
     assert max(d.relative for d in found) < demo_check.TOLERANCE
 

@@ -7,11 +7,9 @@ held against the NumPy reference; scikit-learn's MLPClassifier then trains on th
 from __future__ import annotations
 
 import argparse
-import itertools
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,68 +67,6 @@ def load_data() -> Data:
     return Data(x, y, test_x, test_y)
 
 
-class Network:
-    """Dense layers with relu between them, on innerloop's kernels."""
-
-    def __init__(self, sizes: tuple[int, ...], rng: np.random.Generator) -> None:
-        self.parameters: list[NDArray[np.float32]] = []  # w, b, w, b, ...
-        for k, n in itertools.pairwise(sizes):  # He initialisation: relu halves variance
-            w = rng.standard_normal((k, n), dtype=np.float32) * math.sqrt(2.0 / k)
-            self.parameters += [w.astype(np.float32), np.zeros(n, np.float32)]
-
-    def predict(self, x: NDArray) -> NDArray:
-        """Return the class of each row."""
-        return _forward(il, self.parameters, x)[0].argmax(axis=1)
-
-    def gradients(self, x: NDArray, target: NDArray) -> tuple[float, list[NDArray]]:
-        """Return the batch's mean loss, and the gradient of each parameter."""
-        return loss_and_gradients(il, self.parameters, x, target)
-
-
-def _forward(library: Any, parameters: list[NDArray], x: NDArray) -> tuple[NDArray, list, list]:
-    """Return the logits, and for each layer its input and what its backward needs."""
-    inputs, saved = [x], []
-    *hidden, last = zip(parameters[::2], parameters[1::2], strict=True)
-    for w, b in hidden:
-        y, s = library.linear(inputs[-1], w, b, activation="relu", return_saved=True)
-        inputs.append(y)
-        saved.append(s)
-    return library.linear(inputs[-1], *last), inputs, [*saved, None]
-
-
-def loss_and_gradients(
-    library: Any, parameters: list[NDArray], x: NDArray, target: NDArray
-) -> tuple[float, list[NDArray]]:
-    """Forward and backward, written once for innerloop and for its NumPy reference.
-
-    Parameters
-    ----------
-    library : module
-        `innerloop`, or `innerloop.reference`, which is independent of it.
-    parameters : list of arrays
-        Weights (K, N) and biases (N,), by turns.
-    x : array, shape (batch, K)
-    target : array of int, shape (batch,)
-
-    Returns
-    -------
-    loss : float
-    gradients : list of arrays, as `parameters`
-    """
-    logits, inputs, saved = _forward(library, parameters, x)
-    # innerloop may write the gradient over the logits, which nobody needs again.
-    options = {} if library is il.reference else {"out": logits}
-    loss, dy = library.softmax_cross_entropy(logits, target, return_grad=True, **options)
-    gradients: list[NDArray] = []
-    for i in reversed(range(len(inputs))):
-        activation = None if saved[i] is None else "relu"
-        dy, dw, db = library.linear_backward(
-            dy, inputs[i], parameters[2 * i], saved[i], activation=activation
-        )
-        gradients[:0] = [dw, db]
-    return float(loss), gradients
-
-
 @dataclass
 class Result:
     """What one library reached."""
@@ -141,11 +77,9 @@ class Result:
     losses: list[float] = field(repr=False)  # one an epoch
 
 
-def train(network: Network, data: Data, options: argparse.Namespace) -> Result:
+def train(network: il.MLP, data: Data, options: argparse.Namespace) -> Result:
     """Train with Adam; the clock runs while an epoch does, not while the progress bar is drawn."""
-    rng = np.random.default_rng(options.seed + 1)
     optimizer = il.Adam(network.parameters, lr=options.lr)
-    count, batch = len(data.x), options.batch_size
     losses: list[float] = []
     seconds = 0.0
     columns = (
@@ -159,15 +93,8 @@ def train(network: Network, data: Data, options: argparse.Namespace) -> Result:
         bar = progress.add_task("", total=options.epochs, loss=math.nan)
         for _ in range(options.epochs):
             start = time.perf_counter()
-            order = rng.permutation(count)
-            total = 0.0
-            for at in range(0, count, batch):
-                rows = order[at : at + batch]
-                loss, gradients = network.gradients(data.x[rows], data.digits[rows])
-                optimizer.step(gradients)
-                total += loss * len(rows)
+            losses.append(network.fit_epoch(data.x, data.digits, optimizer, options.batch_size))
             seconds += time.perf_counter() - start
-            losses.append(total / count)
             progress.update(bar, advance=1, loss=losses[-1], refresh=True)
     accuracy = float((network.predict(data.test_x) == data.test_digits).mean())
     return Result("innerloop", seconds, accuracy, losses)
@@ -263,16 +190,14 @@ def run(options: argparse.Namespace) -> int:
 
     busy = machine.is_busy()
     data = load_data()
-    network = Network(SIZES, np.random.default_rng(options.seed))
+    network = il.MLP(SIZES, seed=options.seed)
     console.print(
         f"digits: {len(data.x)} to train on, {len(data.test_x)} to test on, float32; network "
         f"{'-'.join(map(str, SIZES))} with relu; Adam, lr {options.lr:g}, batches of "
         f"{options.batch_size}; instruction set {il.info()['isa']}, {il.get_num_threads()} threads"
     )
     batch = slice(options.batch_size)
-    differences = first_step_differences(
-        loss_and_gradients, network.parameters, data.x[batch], data.digits[batch]
-    )
+    differences = first_step_differences(network, data.x[batch], data.digits[batch])
     right = report_check(differences)
     results = [train(network, data, options)]
     if not options.skip_sklearn:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,26 +32,17 @@ def difference(name: str, actual: Any, expected: Any) -> Difference:
     return Difference(name, gap, gap / largest if largest else gap)
 
 
-def first_step_differences(
-    step: Callable[..., tuple[float, list[NDArray]]],
-    parameters: list[NDArray],
-    x: NDArray,
-    target: NDArray,
-) -> list[Difference]:
-    """Return how far innerloop's loss and gradients are from the reference's.
-
-    Parameters
-    ----------
-    step : callable
-        ``step(library, parameters, x, target) -> (loss, gradients)``. The reference is called
-        directly: a package of its own that never calls the native code.
-    parameters : list of arrays
-        Weights and biases, by turns.
-    x, target : array
-        A batch.
-    """
-    loss, gradients = step(il, parameters, x, target)
-    expected_loss, expected = step(il.reference, parameters, x, target)
+def first_step_differences(network: il.MLP, x: NDArray, target: NDArray) -> list[Difference]:
+    """Return how far a network's loss and gradients are from the reference's, over a batch."""
+    loss, gradients = network.gradients(x, target)
+    layers = [
+        il.reference.mlp.Layer(w, b, name, parameters)
+        for w, b, (name, parameters) in zip(
+            network.weights, network.biases, network.activations, strict=True
+        )
+    ]
+    objective = il.reference.mlp.Objective(network.loss)
+    expected_loss, expected = il.reference.mlp.loss_and_gradients(layers, objective, x, target)
     names = [f"d{'wb'[i % 2]}{i // 2 + 1}" for i in range(len(expected))]
     return [
         difference("loss", loss, expected_loss),

@@ -89,6 +89,16 @@ ROWS = [
         "Adam (bfloat16 states), 32,000,000",
         "float32 states",
     ),
+    *(
+        Row("`MLP`, an epoch of the digits", "mlp", "an epoch of the digits", case, p)
+        for case in (
+            "(64,), batches of 32",
+            "(256, 128), batches of 128",
+            "(512, 512), batches of 128",
+        )
+        for p in ("sklearn", "torch", "jax")
+    ),
+    Row("`MLP.predict_proba`", "mlp", "one row", "predict_proba of one row, (64,)", "sklearn"),
     *_all_of("activations, 16 M elements, fresh output", "activations", f"{LARGE}, fresh"),
     *_all_of("activations, 16 M elements, `out=`", "activations", f"{LARGE}, out="),
     *_all_of("activations, 256 k elements, `out=`", "activations", f"{SMALL}, out="),
@@ -107,7 +117,10 @@ ROWS = [
     ),
 ]
 OTHERS = ("machine", "scaling")  # records without a noun's cases
-NAMES = {"torch": "PyTorch", "numpy": "NumPy", FUSED: "PyTorch, fused", DEFAULT: "PyTorch, default"}
+NAMES = {"torch": "PyTorch", "numpy": "NumPy", "jax": "JAX", "sklearn": "scikit-learn"} | {
+    FUSED: "PyTorch, fused",
+    DEFAULT: "PyTorch, default",
+}
 
 
 Records = dict[str, dict[str, Any]]
@@ -136,7 +149,12 @@ def read(results: Path) -> Records:
 
 
 def _table(records: Records, rows: Iterable[Row]) -> list[str]:
-    lines = [_line(row, records[row.noun]) for row in rows]
+    """The rows; those beside JAX only where it was asked for, as it is no default peer."""
+    lines = [
+        _line(row, records[row.noun])
+        for row in rows
+        if row.peer != "jax" or any("jax" in c["ratios"] for c in records[row.noun]["cases"])
+    ]
     head = [
         "| work | innerloop | of its limit | beside | ratio |",
         "|---|---:|---:|---:|---|---:|",
