@@ -27,6 +27,7 @@ from .peers import Calls, Peers
 SHAPES = (((64,), 32), ((256, 128), 128), ((512, 512), 128))
 QUICK = (((8,), 32),)
 ROWS, PIXELS, CLASSES = 1797, 64, 10
+ROW = "MLPClassifier.predict_proba of one row"
 EPOCHS, ACCURACY = 30, 0.985  # that innerloop must reach on what it has trained on
 THEIRS = 0.95  # and every peer: enough to see that it trains
 LR = 1e-3
@@ -36,7 +37,10 @@ def cases(beside: Peers, quick: bool) -> Iterator[Make]:
     """Yield each network; then what one row costs to predict."""
     for hidden, batch in QUICK if quick else SHAPES:
         yield functools.partial(_epoch, beside, hidden, batch, quick)
-    yield functools.partial(_one_row, beside, quick)
+    yield functools.partial(_one_row, beside)
+    if beside.sklearn is not None:  # which our estimators are made of
+        yield functools.partial(_estimator, 1 if quick else 10)
+        yield functools.partial(_estimators_row)
 
 
 def digits() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -179,7 +183,7 @@ def _jax(jax: Any, sizes: tuple[int, ...], batch: int, x: NDArray, y: NDArray) -
     return _Learns(train, lambda: logits(held["state"][0], tx).argmax(1))
 
 
-def _one_row(beside: Peers, quick: bool) -> Case:
+def _one_row(beside: Peers) -> Case:
     x, y = digits()
     row = x[:1]
     network = il.MLP((PIXELS, 64, CLASSES), seed=1)
@@ -201,3 +205,41 @@ def _one_row(beside: Peers, quick: bool) -> Case:
         moved,
         2.0 * moved / 4.0,
     )
+
+
+def _estimators() -> Any:
+    """Return our MLPClassifier and scikit-learn's."""
+    from sklearn.neural_network import MLPClassifier
+
+    from innerloop.plugins import sklearn as plugin
+
+    return plugin.MLPClassifier, MLPClassifier
+
+
+def _estimator(epochs: int) -> Case:
+    """Return `fit` of both libraries' estimators, and the same epochs of il.MLP alone."""
+    x, y = digits()
+    warnings.filterwarnings("ignore", "Stochastic Optimizer")  # that it has not converged
+    options = {"batch_size": 32, "max_iter": epochs, "tol": 0.0, "random_state": 0}
+    ours, theirs = (cls((64,), n_iter_no_change=1000, **options) for cls in _estimators())
+    network = il.MLP((PIXELS, 64, CLASSES), l2=1e-4 / 32)
+    optimizer = il.Adam(network.parameters)
+
+    def alone() -> None:
+        for _ in range(epochs):
+            network.fit_epoch(x, y, optimizer, 32)
+
+    peers: Calls = {"sklearn": functools.partial(theirs.fit, x, y), "il.MLP alone": alone}
+    moved = 4.0 * x.size * epochs
+    name = f"MLPClassifier((64,), batch_size=32).fit, {epochs} epochs"
+    return Case(name, "estimators", functools.partial(ours.fit, x, y), peers, moved, moved)
+
+
+def _estimators_row() -> Case:
+    x, y = digits()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they have not converged, and need not
+        ours, theirs = (cls((64,), max_iter=1).fit(x, y) for cls in _estimators())
+    peers: Calls = {"sklearn": functools.partial(theirs.predict_proba, x[:1])}
+    run = functools.partial(ours.predict_proba, x[:1])
+    return Case(ROW, "estimators, one row", run, peers, 2e4, 2e4)

@@ -20,6 +20,8 @@ GIVEN = "value and gradient, into a given array"
 FRESH = "value and gradient, into a fresh array"
 OVER = "value and gradient, over the logits"
 LARGE, SMALL = "16,000,000 elements", "256,000 elements"
+FIT = "MLPClassifier((64,), batch_size=32).fit, 10 epochs"
+ROW = "MLPClassifier.predict_proba of one row"
 FUSED, DEFAULT = "torch fused", "torch default"  # which is beside what has no fused form
 
 
@@ -99,6 +101,9 @@ ROWS = [
         for p in ("sklearn", "torch", "jax")
     ),
     Row("`MLP.predict_proba`", "mlp", "one row", "predict_proba of one row, (64,)", "sklearn"),
+    Row("`plugins.sklearn`", "mlp", "estimators", FIT, "sklearn"),
+    Row("`plugins.sklearn`", "mlp", "estimators", FIT, "il.MLP alone", summary=False),
+    Row("`plugins.sklearn`", "mlp", "estimators, one row", ROW, "sklearn"),
     *_all_of("activations, 16 M elements, fresh output", "activations", f"{LARGE}, fresh"),
     *_all_of("activations, 16 M elements, `out=`", "activations", f"{LARGE}, out="),
     *_all_of("activations, 256 k elements, `out=`", "activations", f"{SMALL}, out="),
