@@ -24,9 +24,9 @@ from innerloop.cli.bench.harness import Case, Settings, Timing, measure
 
 NOUNS = (
     *("linear", "softmax_cross_entropy", "linear_cross_entropy", "optimizers", "activations"),
-    *("elementwise_losses", "prelu", "gated", "norms", "softmax"),
+    *("elementwise_losses", "prelu", "gated", "norms", "softmax", "mlp"),
 )
-BESIDE_TORCH_ALONE = ("linear_cross_entropy", "prelu", "gated", "norms")
+WITHOUT_NUMPY = ("linear_cross_entropy", "prelu", "gated", "norms", "mlp")
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -264,14 +264,14 @@ def test_difference_is_infinite_for_nan() -> None:
 
 @pytest.mark.parametrize("noun", NOUNS)
 def test_bench(noun: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if noun in BESIDE_TORCH_ALONE:
+    if noun in WITHOUT_NUMPY:
         pytest.importorskip("torch")
     path = tmp_path / "figures.json"
     threads = il.get_num_threads()
     assert main(["bench", noun, "--quick", "--json", str(path), "--threads", "1"]) == 0
     assert il.get_num_threads() == threads
     text = capsys.readouterr().out
-    peer = "torch" if noun in BESIDE_TORCH_ALONE else "numpy"
+    peer = "torch" if noun in WITHOUT_NUMPY else "numpy"
     for part in ("geometric mean", "of limit", peer, "GFLOP/s"):
         assert part in text
     record = json.loads(path.read_text())
