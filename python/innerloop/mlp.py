@@ -578,7 +578,12 @@ def _activation(value: Any, name: str) -> tuple[str, dict[str, float]]:
     which = numbers.one_of(*reference.ACTIVATIONS)(which, name)
     if not isinstance(given, Mapping):
         raise TypeError(f"{name} must be a name or a tuple (name, dict), got {value!r}")
-    _activate(np.zeros(0, np.float32), which, **given)  # refuses what it does not take
+    known = reference.ACTIVATIONS[which].parameters
+    for parameter in given:
+        if parameter not in known:
+            takes = ", ".join(known) or "no parameters"
+            raise TypeError(f"{name}: {which} takes {takes}, got {parameter!r}")
+    _activate(np.zeros(0, np.float32), which, **given)  # refuses what is out of range
     return which, {k: float(v) for k, v in given.items()}
 
 
