@@ -100,6 +100,7 @@ def epoch(
     gradients = network._gradients
     places = {id(p): i for i, p in enumerate(network.parameters)}
     stepped = [gradients[places[id(p)]] for p in optimizer.params]
+    private: Any = optimizer  # whose methods in underscores the stubs leave out
     native = _core.backend() != "reference"
     if not native:
         network._check_labels(target)  # of all batches, before the first is learnt from
@@ -116,13 +117,13 @@ def epoch(
             if not native:
                 data = [a if a is None else a[some] for a in data]
         if native:
-            numbers_of_steps = optimizer._numbers_of(-(-(rows - done) // batch))
+            numbers_of_steps = private._numbers_of(-(-(rows - done) // batch))
             pace = network._paces.setdefault(batch, Pace())
             judges = network.n_threads is None and pace.is_due(begin == 0)
             report: list[tuple[float, int, int, float | None, int, tuple[float, float]]] = []
             try:
                 network._network.epoch(
-                    *(*data, some, batch, gradients, optimizer._arguments(stepped)),
+                    *(*data, some, batch, gradients, private._arguments(stepped)),
                     *(numbers_of_steps, offset),
                     *((network.n_threads or pace.threads, judges, pace.seconds), report),
                 )
