@@ -102,7 +102,6 @@ class Run {
  public:
   Run(Call& call, const MlpNetwork& network, int64_t capacity, bool training, bool forward_only = false)
       : call(call),
-        network(network),
         o(network.objective),
         dtype(network.dtype),
         item((ptrdiff_t)dtype_size(dtype)),
@@ -193,7 +192,6 @@ class Run {
 
  private:
   Call& call;
-  const MlpNetwork& network;
   const MlpObjective& o;
   const Dtype dtype;
   const ptrdiff_t item;
