@@ -93,6 +93,12 @@ class Network {
                     drops ? &offset : nullptr);
   }
 
+  // Throws IndexError for a label out of range, as training does.
+  void check_labels(py::handle target) const {
+    Arguments call;
+    innerloop::check_labels(call.in(target, "y").view, network.outputs(), {});
+  }
+
   // Trains on the rows of `order`, or on all as they come where it is None. `step` holds BoundStep's arguments, for the
   // first step; `numbers` what StepNumbers takes for each step, of later ones what differs from the first, or once for
   // all: where a step uses other states than the first, training ends before it. `threads` holds MlpEpoch's threads,
@@ -286,6 +292,7 @@ void bind_mlp(py::module_& m) {
       .def(py::init<const py::list&, const py::dict&, py::handle>())
       .def("forward", &Network::forward)
       .def("loss", &Network::loss)
+      .def("check_labels", &Network::check_labels)
       .def("epoch", &Network::epoch);
 }
 

@@ -53,20 +53,6 @@ TensorView rows_between(Call& call, const TensorView& t, int axes, int64_t first
   return rows;
 }
 
-TensorView logits_view(void* data, Dtype dtype, int64_t rows, int64_t classes, ptrdiff_t pitch) {
-  TensorView t;
-  t.name = "logits";
-  t.data = static_cast<char*>(data);
-  t.dtype = dtype;
-  t.writeable = true;
-  t.ndim = 2;
-  t.shape[0] = rows;
-  t.shape[1] = classes;
-  t.strides[0] = pitch;
-  t.strides[1] = (ptrdiff_t)dtype_size(dtype);
-  return t;
-}
-
 class Work {
  public:
   Work(Call& call, const LinearCrossEntropy& arguments, const CrossEntropyOptions& options)
@@ -150,8 +136,7 @@ class Work {
   bool columns_end_to_end = false;
   float *dw_sums = nullptr, *db_sums = nullptr, *dx_sums = nullptr, *slopes = nullptr;
 
-  // Bytes from one row to the next. An odd number of lines: rows of a power of two would share a set of the cache.
-  ptrdiff_t pitch_of(int64_t n) const { return ((n * item + 63) / 64 | 1) * 64; }
+  ptrdiff_t pitch_of(int64_t n) const { return row_pitch(n, item); }
 
   // How many rows of n logits at a time, in pieces of about one size.
   int64_t pieces_of(int64_t n) const {
@@ -264,7 +249,7 @@ class Work {
   // Rows [first + at, first + at + n), the plan's from `at` on, in one go.
   void piece(const CrossEntropyPlan& rows_plan, int64_t first, int64_t at, int64_t n, char* losses) {
     forward(first + at, n, 0, classes);
-    const TensorView z = logits_view(logits, dtype, n, classes, pitch_of(classes));
+    const TensorView z = matrix_view("logits", logits, dtype, n, classes, pitch_of(classes));
     TensorView losses_view = without_axis(z, 1), probabilities;
     losses_view.data = losses;
     losses_view.strides[0] = item;

@@ -31,24 +31,6 @@ int64_t bytes_of(int64_t rows, int64_t columns, Dtype dtype) {
   return bytes;
 }
 
-// Bytes from one row to the next: an odd number of lines, as rows of a power of two would share a set of the cache.
-ptrdiff_t pitch_of(int64_t columns, Dtype dtype) { return (bytes_of(1, columns, dtype) + 63) / 64 * 64 | 64; }
-
-// End to end, or `pitch` bytes apart.
-TensorView view_of(void* data, Dtype dtype, int64_t rows, int64_t columns, const char* name, ptrdiff_t pitch = 0) {
-  TensorView t;
-  t.name = name;
-  t.data = static_cast<char*>(data);
-  t.dtype = dtype;
-  t.writeable = true;
-  t.ndim = 2;
-  t.shape[0] = rows;
-  t.shape[1] = columns;
-  t.strides[1] = (ptrdiff_t)dtype_size(dtype);
-  t.strides[0] = pitch ? pitch : t.strides[1] * (ptrdiff_t)columns;
-  return t;
-}
-
 // Rows [first, first + count) of a view.
 TensorView rows_from(const TensorView& t, int64_t first, int64_t count) {
   TensorView some = t;
@@ -97,10 +79,12 @@ struct Batch {
   double weight = 0;                    // the sum of them over rows that are not ignored
 };
 
+enum class Wants { output, loss, gradients };  // each with what stands before it
+
 // The buffers of up to `capacity` rows, and what is done in them.
 class Run {
  public:
-  Run(Call& call, const MlpNetwork& network, int64_t capacity, bool training, bool forward_only = false)
+  Run(Call& call, const MlpNetwork& network, int64_t capacity, Wants wants)
       : call(call),
         o(network.objective),
         dtype(network.dtype),
@@ -110,6 +94,7 @@ class Run {
     if (!classes) loss = &find_elementwise_loss(o.loss);
     if (o.l1 > 0) l1 = &find_elementwise_loss("l1_loss");
     if (o.l2 > 0) l2 = &find_elementwise_loss("mse_loss");
+    const bool training = wants == Wants::gradients;
     int64_t widest = 0, largest = 0;
     for (const MlpLayer& own : network.layers) {
       const Activation& activation = find_activation(own.activation);
@@ -120,7 +105,7 @@ class Run {
                      {network.seed, 0, own.dropout},
                      {},
                      {},
-                     pitch_of(own.w.shape[1], dtype)};
+                     row_pitch(own.w.shape[1], item)};
       const Span<Activation>& all = *innerloop::kernels().activations;
       while (&all.data[layer.index] != &activation) layer.index++;
       layers.push_back(layer);
@@ -128,7 +113,7 @@ class Run {
       largest = std::max(largest, own.w.size());
     }
     layers.back().pitch = layers.back().n() * item;  // the losses like it end to end
-    const int64_t widest_bytes = bytes_of(capacity, pitch_of(widest, dtype) / item, dtype);
+    const int64_t widest_bytes = bytes_of(capacity, row_pitch(widest, item) / item, dtype);
     for (Layer& layer : layers) {
       const int64_t bytes = training ? bytes_of(capacity, layer.pitch / item, dtype) : widest_bytes;
       const bool reused = !training && &layer - layers.data() >= 2;  // two buffers take turns
@@ -137,7 +122,7 @@ class Run {
       layer.z = training && !layer.identity && !from_output ? call.array<char>(bytes) : nullptr;
     }
     losses = call.array<char>(bytes_of(capacity, 1, dtype));
-    if ((l1 || l2) && !forward_only) {  // not one, broadcast, which takes the slow way of strided operands
+    if ((l1 || l2) && wants != Wants::output) {  // not one, broadcast, which takes the slow way of strided operands
       zeros = call.array<char>(largest * item);
       memset(zeros, 0, (size_t)(largest * item));
     }
@@ -153,7 +138,7 @@ class Run {
     TensorView input = x;
     for (size_t i = 0; i < layers.size(); i++) {
       Layer& layer = layers[i];
-      TensorView y = view_of(layer.y, dtype, x.shape[0], layer.n(), "pred", layer.pitch);
+      TensorView y = matrix_view("pred", layer.y, dtype, x.shape[0], layer.n(), layer.pitch);
       if (out && i + 1 == layers.size()) y = *out;
       Linear l = {};
       l.m = x.shape[0];
@@ -171,7 +156,7 @@ class Run {
       }
       l.keeps_output = layer.activation->saves_output;
       if (saved(layer, l.dropout) == layer.z && layer.z)
-        l.z = matrix(view_of(layer.z, dtype, l.m, l.n, "z", layer.pitch));
+        l.z = matrix(matrix_view("z", layer.z, dtype, l.m, l.n, layer.pitch));
       call.rewind(mark);
       kernels.forward(call, l);
       input = y;
@@ -261,7 +246,7 @@ class Run {
         value += half * elementwise_loss(*l2, nullptr, inputs, Reduction::sum, half, nullptr, dw);
       }
       if (!l1) continue;
-      TensorView apart = view_of(both, dtype, w.shape[0], w.shape[1], "dw");
+      TensorView apart = matrix_view("dw", both, dtype, w.shape[0], w.shape[1], w.shape[1] * item);
       const TensorView* to = dw && l2 ? &apart : dw;
       value += o.l1 * scale * elementwise_loss(*l1, nullptr, inputs, Reduction::sum, o.l1 * scale, nullptr, to);
       if (to == &apart) dtype == Dtype::f64 ? add<double>(apart, *dw) : add<float>(apart, *dw);
@@ -282,7 +267,7 @@ class Run {
       if (drops) dropout(layer.dropout, dy, dy);
       // Both products read dz: it is made once, in the place of dy.
       if (!layer.identity) {
-        const TensorView kept = view_of(saved(layer, drops), dtype, rows, layer.n(), "saved", layer.pitch);
+        const TensorView kept = matrix_view("saved", saved(layer, drops), dtype, rows, layer.n(), layer.pitch);
         activation_backward(*layer.activation, layer.own->parameters, dy, kept, layer.activation->saves_output, dy);
       }
       LinearBackward l = {};
@@ -291,7 +276,7 @@ class Run {
       l.k = layer.k();
       l.dy = matrix(dy);
       const ptrdiff_t pitch = i > 0 ? layers[i - 1].pitch : 0;
-      l.x = matrix(i > 0 ? view_of(layers[i - 1].y, dtype, rows, l.k, "x", pitch) : batch.x);
+      l.x = matrix(i > 0 ? matrix_view("x", layers[i - 1].y, dtype, rows, l.k, pitch) : batch.x);
       l.w = matrix(layer.own->w);
       l.dw = matrix(gradients[i].dw);
       l.db = strided(&gradients[i].db);
@@ -299,7 +284,7 @@ class Run {
       l.accumulate_dw = l1 || l2;
       l.without_dx = i == 0;
       if (i > 0) {
-        dy = view_of(gradient[i % 2], dtype, rows, l.k, "dx", pitch);
+        dy = matrix_view("dx", gradient[i % 2], dtype, rows, l.k, pitch);
         l.dx = matrix(dy);
       }
       call.rewind(mark);
@@ -316,7 +301,7 @@ class Data {
     if (!is_floating(rows.target.dtype)) all = read_labels(call, rows.target, network.outputs(), -100);
     if (rows.sample_weight) weights = static_cast<const char*>(read_values(call, *rows.sample_weight));
     if (!gathers) return;
-    x = call.array<char>(bytes_of(capacity, pitch_of(network.inputs(), dtype) / item, dtype));
+    x = call.array<char>(bytes_of(capacity, row_pitch(network.inputs(), item) / item, dtype));
     if (all.index) labels = call.array<int64_t>(capacity);
     if (!all.index) target = call.array<char>(bytes_of(capacity, network.outputs(), dtype));
     if (weights) some_weights = call.array<char>(capacity * item);
@@ -326,13 +311,13 @@ class Data {
   Batch batch(const int64_t* order, int64_t first, int64_t count) const {
     Batch b;
     if (order) {
-      b.x = view_of(x, dtype, count, rows.x.shape[1], "x", pitch_of(rows.x.shape[1], dtype));
+      b.x = matrix_view("x", x, dtype, count, rows.x.shape[1], row_pitch(rows.x.shape[1], item));
       gather(rows.x, order, count, x, b.x.strides[0]);
       if (all.index) {
         for (int64_t i = 0; i < count; i++) labels[i] = all.index[order[i]];
         b.labels = labels;
       } else {
-        b.target = view_of(target, dtype, count, rows.target.shape[1], "target");
+        b.target = matrix_view("target", target, dtype, count, rows.target.shape[1], rows.target.shape[1] * item);
         gather(rows.target, order, count, target, b.target.strides[0]);
       }
       if (weights) {
@@ -371,7 +356,7 @@ void mlp_forward(const MlpNetwork& network, const TensorView& x, const TensorVie
   const int64_t rows = x.shape[0];
   if (rows == 0) return;
   Call call;
-  Run run(call, network, std::min(rows, kForwardRows), false, true);
+  Run run(call, network, std::min(rows, kForwardRows), Wants::output);
   for (int64_t first = 0; first < rows; first += kForwardRows) {
     const int64_t count = std::min(kForwardRows, rows - first);
     const TensorView out = rows_from(y, first, count);
@@ -383,7 +368,7 @@ double mlp_loss(const MlpNetwork& network, const MlpRows& rows, const MlpGradien
                 const uint64_t* dropout_offset) {
   Call call;
   const Data data(call, network, rows, 0, false);
-  Run run(call, network, rows.x.shape[0], gradients != nullptr);
+  Run run(call, network, rows.x.shape[0], gradients ? Wants::gradients : Wants::loss);
   return run.run(data.batch(nullptr, 0, rows.x.shape[0]), gradients, dropout_offset);
 }
 
@@ -393,7 +378,7 @@ void mlp_epoch(const MlpNetwork& network, const MlpRows& rows, const MlpGradient
   Call call;
   const int64_t capacity = std::min(epoch.batch, epoch.count);
   const Data data(call, network, rows, capacity, epoch.order != nullptr);
-  Run run(call, network, capacity, true);
+  Run run(call, network, capacity, Wants::gradients);
   const int most = pool::threads();
   const bool judges = epoch.judges && most > 1;
   progress.threads = judges ? 0 : epoch.threads > 0 ? std::min(epoch.threads, most) : most;

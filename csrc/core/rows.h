@@ -31,6 +31,26 @@ inline TensorView contiguous_view(void* data, Dtype dtype, const TensorView& sha
   return t;
 }
 
+// Bytes from one row of n elements to the next: an odd number of lines, as rows of a power of two would share a set of
+// the cache.
+inline ptrdiff_t row_pitch(int64_t n, ptrdiff_t item) { return ((n * item + 63) / 64 | 1) * 64; }
+
+// Memory as a matrix whose rows lie `pitch` bytes apart.
+inline TensorView matrix_view(const char* name, void* data, Dtype dtype, int64_t rows, int64_t columns,
+                              ptrdiff_t pitch) {
+  TensorView t;
+  t.name = name;
+  t.data = static_cast<char*>(data);
+  t.dtype = dtype;
+  t.writeable = true;
+  t.ndim = 2;
+  t.shape[0] = rows;
+  t.shape[1] = columns;
+  t.strides[0] = pitch;
+  t.strides[1] = (ptrdiff_t)dtype_size(dtype);
+  return t;
+}
+
 // An operand of a walk over rows: all that is wanted of its row, or one element for it.
 struct RowOperand {
   const TensorView* view;
@@ -56,8 +76,7 @@ Rows<Operands> plan_rows(const RowOperand (&operands)[Operands], int axis, int64
   if (length > kLongestRow) throw std::bad_alloc();
   rows.length = length;
   const ptrdiff_t item = (ptrdiff_t)dtype_size(operands[Operands - 1].view->dtype);
-  // A line more than the row needs, and an odd number of them: rows of a power of two would share a cache set.
-  rows.pitch = ((length * item + 63) / 64 | 1) * 64;
+  rows.pitch = row_pitch(length, item);
   int gathered = 0;
   for (int op = 0; op < Operands; op++) {
     const TensorView& t = *operands[op].view;

@@ -85,6 +85,14 @@ def order_of(network: MLP, rows: int, shuffle: bool, given: Any) -> NDArray[np.i
     return order.astype(np.int64, copy=False)
 
 
+Data = tuple[NDArray, NDArray, NDArray | None]  # X, targets, weights of the rows
+
+
+def _some(data: Data, rows: Any) -> Data:
+    x, target, weights = data
+    return x[rows], target[rows], None if weights is None else weights[rows]
+
+
 def epoch(
     network: MLP,
     optimizer: optimizers.Optimizer,
@@ -97,51 +105,74 @@ def epoch(
     """Train on the rows of `order`, or all of them; return the mean of their batches' losses."""
     if network._gradients is None:
         network._gradients = [np.empty_like(p) for p in network.parameters]
-    gradients = network._gradients
     places = {id(p): i for i, p in enumerate(network.parameters)}
-    stepped = [gradients[places[id(p)]] for p in optimizer.params]
-    private: Any = optimizer  # whose methods in underscores the stubs leave out
-    native = _core.backend() != "reference"
-    if not native:
-        network._check_labels(target)  # of all batches, before the first is learnt from
-    rows, done, total = len(x) if order is None else len(order), 0, 0.0
-    while done < rows:
-        offset = network.batches * len(network.weights)
-        some, begin, end = order, done, rows
-        if not native:
-            end = min(begin + batch, rows)
-        if order is None:
-            data = [a if a is None else a[begin:end] for a in (x, target, weights)]
-        else:
-            some, data = order[begin:end], [x, target, weights]
-            if not native:
-                data = [a if a is None else a[some] for a in data]
-        if native:
-            numbers_of_steps = private._numbers_of(-(-(rows - done) // batch))
-            pace = network._paces.setdefault(batch, Pace())
-            judges = network.n_threads is None and pace.is_due(begin == 0)
-            report: list[tuple[float, int, int, float | None, int, tuple[float, float]]] = []
-            try:
-                network._network.epoch(
-                    *(*data, some, batch, gradients, private._arguments(stepped)),
-                    *(numbers_of_steps, offset),
-                    *((network.n_threads or pace.threads, judges, pace.seconds), report),
-                )
-            finally:  # Ctrl-C may come between a call and what would be made of its result
-                if report:
-                    loss, count, steps, optimizer.grad_norm, threads, pace.seconds = report[0]
-                    optimizer.steps += steps
-                    network.batches += steps
-                    pace.threads = threads or pace.threads
-        else:
-            a, b, c = data
-            loss, count = network._loss(a, b, c, gradients, offset), end - begin  # type: ignore[arg-type]
-            loss *= count
-            optimizer.step(stepped)
-            network.batches += 1
+    stepped = [network._gradients[places[id(p)]] for p in optimizer.params]
+    data, rows = (x, target, weights), len(x) if order is None else len(order)
+    if _core.backend() == "reference":
+        network._network.check_labels(target)  # of all batches, before the first is learnt from
+        return _by_reference(network, optimizer, stepped, data, order, rows, batch) / rows
+    done, total = 0, 0.0
+    while done < rows:  # again where a step's numbers use other states than those before
+        rest = data if order is not None else _some(data, slice(done, None))
+        some = None if order is None else order[done:]
+        loss, count = _natively(
+            network, optimizer, stepped, rest, some, rows - done, batch, done == 0
+        )
         total += loss
         done += count
     return total / rows
+
+
+def _natively(
+    network: MLP,
+    optimizer: optimizers.Optimizer,
+    stepped: list[NDArray],
+    data: Data,
+    order: NDArray[np.int64] | None,
+    rows: int,
+    batch: int,
+    begins: bool,
+) -> tuple[float, int]:
+    """Train in one call; return the sum of loss * rows, and the rows that it came to."""
+    private: Any = optimizer  # whose methods in underscores the stubs leave out
+    following = private._numbers_of(-(-rows // batch))
+    pace = network._paces.setdefault(batch, Pace())
+    judges = network.n_threads is None and pace.is_due(begins)
+    report: list[tuple[float, int, int, float | None, int, tuple[float, float]]] = []
+    try:
+        network._network.epoch(
+            *(*data, order, batch, network._gradients, private._arguments(stepped)),
+            *(following, network.batches * len(network.weights)),
+            *((network.n_threads or pace.threads, judges, pace.seconds), report),
+        )
+    finally:  # Ctrl-C may come between a call and what would be made of its result
+        if report:
+            loss, count, steps, optimizer.grad_norm, threads, pace.seconds = report[0]
+            optimizer.steps += steps
+            network.batches += steps
+            pace.threads = threads or pace.threads
+    return loss, count
+
+
+def _by_reference(
+    network: MLP,
+    optimizer: optimizers.Optimizer,
+    stepped: list[NDArray],
+    data: Data,
+    order: NDArray[np.int64] | None,
+    rows: int,
+    batch: int,
+) -> float:
+    """Train batch by batch; return the sum of loss * rows."""
+    total = 0.0
+    for begin in range(0, rows, batch):
+        at = slice(begin, min(begin + batch, rows))
+        offset = network.batches * len(network.weights)
+        some = _some(data, at if order is None else order[at])
+        total += network._loss(*some, network._gradients, offset) * (at.stop - begin)
+        optimizer.step(stepped)
+        network.batches += 1
+    return total
 
 
 def _split(network: MLP, target: NDArray, share: float) -> tuple[NDArray, NDArray]:
@@ -168,9 +199,7 @@ def _split(network: MLP, target: NDArray, share: float) -> tuple[NDArray, NDArra
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(judge))
 
 
-def _judged(
-    network: MLP, validation: Any, data: tuple[NDArray, NDArray, NDArray | None]
-) -> tuple[NDArray | None, tuple[NDArray, NDArray, NDArray | None] | None]:
+def _judged(network: MLP, validation: Any, data: Data) -> tuple[NDArray | None, Data | None]:
     """Which rows to train on (None: all), and what to judge by."""
     if validation is None:
         return None, None
@@ -178,11 +207,10 @@ def _judged(
         if len(validation) != 2:
             raise ValueError(f"validation must be (X, y), got a tuple of {len(validation)}")
         others = network._data(*validation, None)
-        network._check_labels(others[1])
+        network._network.check_labels(others[1])
         return None, others
-    x, target, weights = data
-    train, judge = _split(network, target, numbers.number(validation, "validation"))
-    return train, (x[judge], target[judge], None if weights is None else weights[judge])
+    train, judge = _split(network, data[1], numbers.number(validation, "validation"))
+    return train, _some(data, judge)
 
 
 def fit(

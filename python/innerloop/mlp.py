@@ -36,17 +36,10 @@ __all__ = ["MLP"]
 CLASSES = "softmax_cross_entropy"
 # Losses whose predictions are probabilities: of the last layer's output, after this activation.
 _PROBABILITIES = {"binary_cross_entropy_with_logits": "sigmoid", "binary_cross_entropy": "identity"}
-_HALVES_VARIANCE: tuple[str, ...] = (
-    "relu",
-    "leaky_relu",
-    "elu",
-    "celu",
-    "gelu",
-    "gelu_tanh",
-    "silu",
-    "mish",
+_HALVES_VARIANCE = (  # as He et al. count relu
+    *("relu", "leaky_relu", "elu", "celu", "gelu", "gelu_tanh", "silu", "mish", "relu6"),
+    *("hardswish", "softplus"),
 )
-_HALVES_VARIANCE += ("relu6", "hardswish", "softplus")  # as He et al. count relu
 INITS = ("auto", "he_normal", "he_uniform", "glorot_normal", "glorot_uniform")
 
 
@@ -521,7 +514,7 @@ class MLP:
     ) -> float:
         if _core.backend() != "reference":
             return self._network.loss(x, target, weights, gradients, dropout_offset)
-        self._check_labels(target)
+        self._network.check_labels(target)
         loss, made = reference.mlp.loss_and_gradients(
             *(self._layers, self._objective, x, target, weights),
             seed=self.seed,
@@ -530,15 +523,6 @@ class MLP:
         for to, values in zip(gradients or [], made, strict=False):
             to[...] = values
         return loss
-
-    def _check_labels(self, target: NDArray) -> None:
-        if target.ndim == 1:
-            bad = np.flatnonzero(((target < 0) | (target >= self.sizes[-1])) & (target != -100))
-            if len(bad):
-                raise IndexError(
-                    f"y must hold class labels from 0 to {self.sizes[-1]}, that one excluded, or "
-                    f"-100, got {target[bad[0]]} at ({bad[0]},)"
-                )
 
     def __getstate__(self) -> dict[str, Any]:
         drop = ("_network", "_layers", "_gradients", "_paces", "optimizer")
