@@ -70,8 +70,8 @@ def order_of(network: MLP, rows: int, shuffle: bool, given: Any) -> NDArray[np.i
     if given is None:
         if not shuffle:
             return None
-        rng = np.random.Generator(np.random.Philox(key=network.seed + (network.epochs << 64)))
-        return rng.permutation(rows)
+        key = np.array([network.seed, network.epochs], np.uint64)  # of a number: 12 us more
+        return np.random.Generator(np.random.Philox(key=key)).permutation(rows)
     listed = isinstance(given, (list, tuple, range))
     # A copy, which nobody changes while it is in use.
     order = np.array(given if listed else to_numpy(given, "order"), order="C")
