@@ -32,8 +32,8 @@ class Pace:
     seconds : tuple of float
         The fastest batch so far on one thread, and on all.
     epochs : int
-        Trained since. After 1, 2, 4, 8 ... the choice is made again, as another process, or
-        another library's threads that still spin, may have been in the way.
+        Trained since. After 1, 2, 4, 8 and each further 16 the choice is made again, as another
+        process, or another library's threads that still spin, may have been in the way.
     """
 
     threads: int = 0
@@ -43,7 +43,8 @@ class Pace:
     def is_due(self, begins: bool) -> bool:
         """Whether to judge anew, at an epoch's beginning."""
         self.epochs += begins
-        return self.threads == 0 or (begins and self.epochs & (self.epochs - 1) == 0)
+        again = self.epochs & (self.epochs - 1) == 0 or self.epochs % 16 == 0
+        return self.threads == 0 or (begins and again)
 
 
 def optimizer_of(network: MLP, wanted: Any) -> optimizers.Optimizer:
