@@ -18,6 +18,7 @@ from torch.autograd.graph import increment_version
 from ..._arrays import to_numpy
 from ..._optimizer_storage import Storage
 from ...reference import Optimizer as Entry
+from ...reference.optimizers import nadam_momentum
 
 _HALVES = (torch.bfloat16, torch.float16)
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
@@ -29,6 +30,10 @@ def local(tensor: Any) -> Any:
     if type(tensor) in _PLAIN or not hasattr(tensor, "to_local"):
         return tensor
     return tensor.to_local()
+
+
+def _dtype(value: Any) -> torch.dtype | None:
+    return value.dtype if isinstance(value, torch.Tensor) else None
 
 
 class Bound:
@@ -54,6 +59,9 @@ class Bound:
         Whether the parameter's dtype is one of NumPy's own.
     """
 
+    step: NDArray | None
+    product: NDArray | None
+
     __slots__ = (
         *("_fresh", "_names", "array", "distributed", "is_numpy", "kept", "label"),
         *("lacks_states", "param", "place", "product", "states", "step", "strides"),
@@ -65,7 +73,7 @@ class Bound:
         param: Any,
         state: dict[str, Any],
         names: tuple[str | None, ...],
-        counted: bool,
+        scalars: torch.dtype,
         numbers: dict[str, Any],
         label: str,
     ) -> None:
@@ -82,10 +90,11 @@ class Bound:
         self.kept: list[tuple[str, Any, int]] = []
         own = names[: len(entry.states)]
         self.lacks_states = all(state.get(name) is None for name in own if name)
-        # PyTorch's order of a state_dict: its scalars first.
-        self.step = self._scalar(state, "step", 0.0, label) if counted else None
-        multiplied = "mu_product" in names
-        self.product = self._scalar(state, "mu_product", 1.0, label) if multiplied else None
+        self.step = self.product = None
+        if "step" in names:
+            self.step = self._scalar(state.get("step"), "step", 0.0, scalars)
+            if "mu_product" in names:
+                self.product = self._product(self.step, state.get("mu_product"), numbers, scalars)
         self.states: list[NDArray | None] = []
         for number, (ours, name) in enumerate(zip(entry.states, own, strict=True)):
             if name is None:
@@ -95,9 +104,9 @@ class Bound:
             held = state.get(name)
             if held is None:
                 held = self._fresh[name] = self._make(f"{ours}s", number, start, mine)
-            elif held.dtype in _HALVES and mine.dtype in _HALVES:
+            elif _dtype(held) in _HALVES and mine.dtype in _HALVES:
                 held = self._fresh[name] = held.float()  # as PyTorch keeps it
-            self.states.append(self._keep(name, held, f"state {name!r} of {label}"))
+            self.states.append(self._keep(name, held))
 
     def _make(self, plural: str, number: int, start: float, mine: Any) -> Any:
         if self.distributed:
@@ -105,18 +114,25 @@ class Bound:
             return torch.full_like(self.param, start, dtype=wide, requires_grad=False)
         return torch.from_numpy(_STORAGE.make(plural, self.array, number, start))
 
-    def _scalar(self, state: dict[str, Any], name: str, start: float, label: str) -> NDArray:
-        held = state.get(name)
+    def _product(
+        self, step: NDArray, held: Any, numbers: dict[str, Any], scalars: torch.dtype
+    ) -> NDArray:
+        """NAdam's product of momenta, which PyTorch rounds to half precision where it loads it."""
+        made, beta1 = int(step), numbers["betas"][0]
+        so_far = nadam_momentum(made, beta1, numbers["momentum_decay"])[1]
+        rounded = _dtype(held) in _HALVES
+        return self._scalar(None if rounded else held, "mu_product", so_far, scalars)
+
+    def _scalar(self, held: Any, name: str, start: float, dtype: torch.dtype) -> NDArray:
         if held is None:
-            wide = torch.get_default_dtype() is torch.float64
-            held = torch.tensor(start, dtype=torch.float64 if wide else torch.float32)
-            self._fresh[name] = held
-        array = self._keep(name, held, f"state {name!r} of {label}")
+            held = self._fresh[name] = torch.tensor(start, dtype=dtype)
+        array = self._keep(name, held)
         if array.size != 1:
-            raise ValueError(f"state {name!r} of {label} must be one number, got {array.shape}")
+            raise ValueError(f"{name} of {self.label} must be one number, got shape {array.shape}")
         return array.reshape(())
 
-    def _keep(self, name: str, held: Any, label: str) -> NDArray:
+    def _keep(self, name: str, held: Any) -> NDArray:
+        label = f"{name} of {self.label}"
         if not isinstance(held, torch.Tensor):
             raise TypeError(f"{label} must be a tensor, got {type(held).__name__}")
         mine = local(held)
@@ -139,11 +155,7 @@ class Bound:
     def take_fresh(self, state: dict[Any, dict[str, Any]]) -> None:
         """Let the optimizer's state have what was made here, once a step has been made with it."""
         if self._fresh:
-            held = state[self.param]
-            # In PyTorch's order even where only some were there.
-            every = {**held, **self._fresh}
-            held.clear()
-            held.update({name: every[name] for name, _, _ in self.kept}, **every)
+            state[self.param].update(self._fresh)
             self._fresh = {}
         self.lacks_states = False
 
@@ -187,7 +199,7 @@ class Plan:
         """Tell autograd that the parameters change: it refuses to go back through older ones."""
         try:
             increment_version(self._params)
-        except TypeError:  # before PyTorch 2.6, one at a time
+        except TypeError:  # an older PyTorch takes one at a time
             for param in self._params:
                 increment_version(param)
 
@@ -259,14 +271,11 @@ class Plan:
         return arrays
 
 
-def is_finer(value: Any, param: Any) -> bool:
-    """Whether a loaded state is finer than the half-precision parameter that it belongs to."""
-    return (
-        isinstance(value, torch.Tensor)
-        and value.dtype is torch.float32
-        and param.dtype in _HALVES
-        and value.shape == param.shape
-    )
+def finer(states: dict[str, Any], param: Any) -> dict[str, Any]:
+    """Those of a parameter's loaded states that PyTorch would round to its half precision."""
+    if param.dtype not in _HALVES:
+        return {}
+    return {k: v.to(param.device) for k, v in states.items() if _dtype(v) is torch.float32}
 
 
 def as_number(value: Any, name: str) -> Any:

@@ -157,8 +157,7 @@ class _Native(Optimizer):
         super().__setstate__(state)
         for group, given in zip(self.param_groups, self._incoming, strict=False):
             for param, states in zip(group["params"], given, strict=True):
-                fine = {k: v for k, v in states.items() if _arrays.is_finer(v, param)}
-                if fine:  # which PyTorch rounds to the parameter's dtype
+                if fine := _arrays.finer(states, param):
                     self.state[param].update(fine)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -275,20 +274,26 @@ class _Native(Optimizer):
             return before
         places = {id(p): i for i, p in enumerate(self.param_groups[g]["params"])}
         known = {} if before is None else {k: b for k, b in before.known.items() if k in places}
-        counted = self._rule not in _COUNTLESS
+        fused, wide = self.param_groups[g].get("fused"), torch.get_default_dtype() == torch.float64
+        scalars = torch.float64 if wide and not fused else torch.float32
         for param in params:
             bound, own = known.get(id(param)), state.get(param)
             if bound is None or not bound.fits(param, own, names):
                 label = f"param_groups[{g}]['params'][{places[id(param)]}]"
-                bound = _arrays.Bound(entry, param, own or {}, names, counted, numbers, label)
+                bound = _arrays.Bound(entry, param, own or {}, names, scalars, numbers, label)
                 known[id(param)] = bound
         return _arrays.Plan([known[id(p)] for p in params], known, names, len(entry.states))
 
     def _names(self, entry: _Entry, numbers: dict[str, Any]) -> tuple[str | None, ...]:
-        """PyTorch's names of the states that a step needs, None for one that it does not."""
+        """PyTorch's names of the states that a step needs, None for one that it does not.
+
+        In the rule's order, and then of what PyTorch counts.
+        """
         needed = [s not in entry.needs or numbers[entry.needs[s]] for s in entry.states]
         names = zip(entry.states, needed, strict=True)
         own = [entry.torch_names.get(s, s) if is_needed else None for s, is_needed in names]
+        if self._rule not in _COUNTLESS:
+            own.append("step")
         return (*own, "mu_product") if self._rule == "nadam" else tuple(own)
 
     def _products(
