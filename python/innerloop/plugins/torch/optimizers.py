@@ -213,7 +213,6 @@ class _Native(Optimizer):
             numbers[name] = value
         return entry, numbers
 
-    @_disable_dynamo
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Update all parameters that have a gradient.
 
@@ -227,6 +226,11 @@ class _Native(Optimizer):
         object
             What `closure` returned, or None.
         """
+        if torch.compiler.is_compiling():
+            return self._step_uncompiled(closure)
+        return self._step(closure)
+
+    def _step(self, closure: Callable[[], Any] | None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -234,9 +238,11 @@ class _Native(Optimizer):
         # What a GradScaler sets for a step that does its part.
         found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
         if found_inf is None or not found_inf.item():
-            with torch.no_grad():
-                self._update(1.0 if scale is None else scale.item())
+            self._update(1.0 if scale is None else scale.item())
         return loss
+
+    # Around every step, this would cost as much time as the step of a small network.
+    _step_uncompiled = _disable_dynamo(_step)
 
     def _update(self, grad_scale: float) -> None:
         calls: dict[str, _Call] = {}
