@@ -1,0 +1,5 @@
+"""innerloop for PyTorch."""
+
+from . import ops as ops
+
+__all__ = ["ops"]
