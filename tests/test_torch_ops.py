@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -802,10 +805,7 @@ def test_bad_input_is_refused_by_the_argument_s_name() -> None:
     for number, (name, kind, call) in enumerate(_bad()):
         with pytest.raises(kind) as caught:
             call()
-        assert (
-            name in str(caught.value).split(" must ")[0].split(" has ")[0]
-            or name in str(caught.value)[:60]
-        ), (number, name, str(caught.value))
+        assert re.search(rf"\b{name}\b", str(caught.value)[:70]), (number, name, caught.value)
 
 
 def test_the_registered_operators_refuse_what_the_functions_refuse() -> None:
@@ -826,8 +826,5 @@ def test_views_whose_memory_holds_other_numbers() -> None:
 
 
 def test_importing_innerloop_imports_no_torch() -> None:
-    import subprocess
-    import sys
-
     code = "import sys, innerloop; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

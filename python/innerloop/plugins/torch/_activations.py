@@ -10,7 +10,7 @@ from ... import _core
 from ...reference import ACTIVATIONS
 from ._operator import Operator, array, check, check_shape, elementwise, tensor
 
-__all__ = ["activation"]
+__all__ = ["activation", "check_activation"]
 
 _PARAMETERS = {name: tuple(entry.parameters) for name, entry in ACTIVATIONS.items()}
 _DEFAULTS = {name: tuple(entry.parameters.values()) for name, entry in ACTIVATIONS.items()}
@@ -119,3 +119,8 @@ def activation(x: Tensor, name: str, **params: float) -> Tensor:
     """
     values = parameter_values(name, params)
     return _ACTIVATIONS[name](x, *values)
+
+
+def check_activation(name: str | None, params: dict[str, float]) -> None:
+    """Raise, naming the argument, if there is no such activation, or no such parameter of it."""
+    parameter_values(name or "identity", params)

@@ -7,7 +7,7 @@ that `torch.compile` and `torch.export` take it as it is.
 
 from __future__ import annotations
 
-from ._activations import activation
+from ._activations import activation, check_activation
 from ._linear import linear
 from ._losses import linear_cross_entropy, softmax_cross_entropy
 from ._norms import layer_norm, prelu, rms_norm
@@ -15,6 +15,7 @@ from ._random import dropout
 
 __all__ = [
     "activation",
+    "check_activation",
     "dropout",
     "layer_norm",
     "linear",
