@@ -78,9 +78,9 @@ def test_as_torch_nn(name: str, args: Any, kwargs: Any, dtype: Any) -> None:
 
 
 def test_every_activation_has_its_module() -> None:
-    have = {modules.activation_of(m()) for m in modules.ACTIVATION_MODULES.values()}
+    have = {modules.activation_of(m())[0] for m in modules.ACTIVATION_MODULES.values()}
     assert have | {"identity", "gelu_tanh"} == set(il.activations.NAMES)
-    assert modules.activation_of(modules.GELU("tanh")) == "gelu_tanh"
+    assert modules.activation_of(modules.GELU("tanh")) == ("gelu_tanh", {})
 
 
 def test_activations_in_place_write_their_input() -> None:

@@ -2,5 +2,8 @@
 
 from . import modules as modules
 from . import ops as ops
+from .accelerate import Report as Report
+from .accelerate import accelerate as accelerate
+from .accelerate import restore as restore
 
-__all__ = ["modules", "ops"]
+__all__ = ["Report", "accelerate", "modules", "ops", "restore"]

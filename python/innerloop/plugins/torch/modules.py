@@ -6,6 +6,7 @@ loads the other's checkpoints, starts from the same weights for the same seed, a
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ __all__ = [
     "LinearCrossEntropyLoss",
     "PReLU",
     "RMSNorm",
+    "Sequential",
 ]
 
 
@@ -46,6 +48,11 @@ class Linear(nn.Linear):
         If there is no such activation or parameter of it, or `dropout` is out of [0, 1].
     """
 
+    # Of a layer that `accelerate` made of PyTorch's, whose constructor knows none of them.
+    activation: str | None = None
+    dropout = 0.0
+    params: dict[str, Any] = {}  # noqa: RUF012
+
     def __init__(
         self,
         in_features: int,
@@ -58,9 +65,6 @@ class Linear(nn.Linear):
         **params: float,
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
-        self._fuse(activation, dropout, params)
-
-    def _fuse(self, activation: str | None, dropout: float, params: dict[str, Any]) -> None:
         ops.check_activation(activation, params)
         if not 0 <= dropout <= 1:
             raise ValueError(f"dropout must lie in [0, 1], got {dropout}")
@@ -84,12 +88,12 @@ class Linear(nn.Linear):
 
 def _activation_module(name: str, peer: type[nn.Module]) -> type[nn.Module]:
     """The module of an activation: a subclass of PyTorch's, which holds the parameters."""
-    parameters = tuple(ACTIVATIONS[name].parameters)
 
     def forward(self: Any, x: Tensor) -> Tensor:
         if getattr(self, "inplace", False):  # x itself is to be written: PyTorch's own kernel
             return peer.forward(self, x)
-        return ops.activation(x, activation_of(self), **{p: getattr(self, p) for p in parameters})
+        called, parameters = activation_of(self)
+        return ops.activation(x, called, **parameters)
 
     made = type(peer.__name__, (peer,), {"forward": forward})
     made.__module__ = __name__
@@ -116,12 +120,13 @@ for _peer, _module in ACTIVATION_MODULES.items():
     __all__ += [_peer.__name__]
 
 
-def activation_of(module: nn.Module) -> str:
-    """What the activation of one of PyTorch's modules, or of ours, is called here."""
-    name = next(n for peer, n in ACTIVATION_PEERS.items() if isinstance(module, peer))
-    return (
-        f"gelu_{module.approximate}" if getattr(module, "approximate", "none") != "none" else name
-    )
+def activation_of(module: Any) -> tuple[str, dict[str, float]]:
+    """What the activation of one of PyTorch's modules, or of ours, is called here; its numbers."""
+    kind = type(module)
+    name = ACTIVATION_PEERS[kind if kind in ACTIVATION_PEERS else kind.__mro__[1]]
+    if getattr(module, "approximate", "none") != "none":
+        name = f"{name}_{module.approximate}"
+    return name, {p: getattr(module, p) for p in ACTIVATIONS[name].parameters}
 
 
 class PReLU(nn.PReLU):
@@ -170,6 +175,8 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
     z_loss : float, default 0.0
         As in `innerloop.softmax_cross_entropy`.
     """
+
+    z_loss = 0.0  # of a loss that `accelerate` made of PyTorch's
 
     def __init__(
         self,
@@ -257,3 +264,65 @@ class LinearCrossEntropyLoss(nn.Module):
         names = ("reduction", "ignore_index", "label_smoothing", "z_loss")
         said = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
         return f"in_features={self.in_features}, num_classes={self.num_classes}, {said}"
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether someone looks at the module's input or output."""
+    m: Any = module
+    return bool(
+        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
+    )
+
+
+def fused_runs(modules: Iterable[Any]) -> list[list[Any]]:
+    """Consecutive modules that are one call: a layer with its activation, its dropout, or both.
+
+    The layer is one without an activation or dropout of its own; none has a hook.
+    """
+    rest = list(modules)
+    runs, at = [], 0
+    while at < len(rest):
+        run = [rest[at]]
+        at += 1
+        first = run[0]
+        if type(first) is Linear and not (first.activation or first.dropout or has_hooks(first)):
+            for kinds in (_FUSED_ACTIVATIONS, (Dropout,)):
+                if at < len(rest) and type(rest[at]) in kinds and not has_hooks(rest[at]):
+                    run.append(rest[at])
+                    at += 1
+        runs.append(run)
+    return runs
+
+
+_FUSED_ACTIVATIONS = tuple(ACTIVATION_MODULES.values())
+
+
+class Sequential(nn.Sequential):
+    """`torch.nn.Sequential` that runs a `Linear`, its activation and its `Dropout` as one call.
+
+    Its modules stay what and where they are, so each can be indexed, replaced, hooked or called
+    alone; those with hooks are called alone. Where hooks are set for all modules, nothing is fused.
+    """
+
+    def forward(self, input: Any) -> Any:
+        modules = self._modules.values()
+        if torch.nn.modules.module._has_any_global_hook():
+            runs = [[m] for m in modules]
+        else:
+            runs = fused_runs(modules)
+        for run in runs:
+            input = run[0](input) if len(run) == 1 else self._run(input, *run)
+        return input
+
+    @staticmethod
+    def _run(x: Tensor, layer: Any, *rest: Any) -> Tensor:
+        name, dropout = None, 0.0
+        parameters: dict[str, Any] = {}
+        for module in rest:
+            if isinstance(module, nn.Dropout):
+                dropout = module.p if module.training else 0.0
+            else:
+                name, parameters = activation_of(module)
+        return ops.linear(
+            x, layer.weight, layer.bias, activation=name, dropout=dropout, **parameters
+        )
