@@ -1,0 +1,435 @@
+"""Cross-entropies: the forward pass makes the gradient, too, where one will be asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ... import _core
+from ._operator import (
+    Operator,
+    array,
+    check,
+    check_shape,
+    compute_dtype,
+    lower,
+    nothing,
+    refuse_double,
+    scalar,
+    tensor,
+    traced,
+    widest,
+)
+
+__all__ = ["linear_cross_entropy", "softmax_cross_entropy"]
+
+_LABELS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_REDUCTIONS = ("mean", "sum", "none")
+_OPTIONS = (
+    "Tensor? weight=None, Tensor? sample_weight=None, int ignore_index=-100, "
+    'float label_smoothing=0.0, float z_loss=0.0, str reduction="mean"'
+)
+_DEFAULTS = (None, None, -100, 0.0, 0.0, "mean")
+_CONSTANTS = ("target", "weight", "sample_weight")
+# Whether a graph is kept after its backward pass: not there in older versions of PyTorch.
+_keep_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+
+
+def _filled(options: Any, *more: Any) -> list[Any]:
+    """All options: what equals its default at the end is not passed on by the dispatcher."""
+    defaults = (*_DEFAULTS, *more)
+    return [*options, *defaults[len(options) :]]
+
+
+def _scaled(gradient: Tensor, by: Tensor, axis: int | None = None) -> Tensor:
+    """A gradient made in the forward pass, times that of the loss.
+
+    It is handed out as it is where that is 1 and nobody will ask again: a tensor that another
+    backward pass reads must be none that a leaf may take over as its grad and add to.
+    """
+    if axis is None and not traced() and not torch.is_grad_enabled():
+        if not _keep_graph() and by.item() == 1:
+            return gradient
+    scale = by if axis is None else by.unsqueeze(axis)
+    return gradient * scale.to(gradient.dtype)
+
+
+def _check_options(
+    logits: Tensor,
+    name: str,
+    classes: Any,
+    rows: Any,
+    target: Tensor,
+    probabilities: Any,
+    weight: Tensor | None,
+    sample_weight: Tensor | None,
+    label_smoothing: float,
+    z_loss: float,
+    reduction: str,
+) -> Tensor:
+    """What both losses check; returns the loss without values."""
+    if isinstance(target, Tensor) and target.is_floating_point():
+        check(target, "target", logits, like_name=name)
+        check_shape(target, "target", probabilities, "that of the logits, for probabilities")
+    else:
+        check(target, "target", dtypes=_LABELS)
+        check_shape(target, "target", rows, "one label for each row")
+        if target.device != logits.device:
+            raise TypeError(f"target must be on the device {logits.device}, got {target.device}")
+    dtypes = {logits.dtype, compute_dtype(logits.dtype)}
+    for value, called, shape in (
+        (weight, "weight", (classes,)),
+        (sample_weight, "sample_weight", rows),
+    ):
+        if value is not None:
+            check(value, called, dtypes=tuple(dtypes))
+            check_shape(
+                value,
+                called,
+                shape,
+                "one for each class" if called == "weight" else "one for each row",
+            )
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must lie in [0, 1], got {label_smoothing}")
+    if not 0 <= z_loss < float("inf"):
+        raise ValueError(f"z_loss must be finite and at least 0, got {z_loss}")
+    if reduction not in _REDUCTIONS:
+        raise ValueError(f'reduction must be "mean", "sum" or "none", got {reduction!r}')
+    return logits.new_empty(rows if reduction == "none" else (), dtype=compute_dtype(logits.dtype))
+
+
+# Of logits ----------------------------------------------------------------------------------------
+
+
+def _class_axis(logits: Tensor, axis: int) -> int:
+    if not -logits.ndim <= axis < max(logits.ndim, 2) or logits.ndim == 0:
+        raise ValueError(f"axis must be one of the {logits.ndim} axes of logits, got {axis}")
+    return 0 if logits.ndim == 1 else axis % logits.ndim
+
+
+def _check_loss(logits: Tensor, target: Tensor, *options: Any) -> Tensor:
+    weight, sample_weight, _, smoothing, z_loss, reduction, axis = _filled(options, 1)
+    check(logits, "logits")
+    at = _class_axis(logits, axis)
+    rows = (*logits.shape[:at], *logits.shape[at + 1 :])
+    return _check_options(
+        logits,
+        "logits",
+        logits.shape[at],
+        rows,
+        target,
+        logits.shape,
+        weight,
+        sample_weight,
+        smoothing,
+        z_loss,
+        reduction,
+    )
+
+
+def _check_loss_with_grad(logits: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return _check_loss(logits, *rest), logits.new_empty(logits.shape)
+
+
+def _loss_of(return_grad: bool, logits: Tensor, target: Tensor, options: Any) -> Any:
+    weight, sample_weight, *rest = _filled(options, 1)
+    arrays = array(logits), array(target), array(weight), array(sample_weight)
+    given: tuple[Any, ...] = (*arrays, *rest, return_grad, 1.0, None)
+    return _core.softmax_cross_entropy(*given)
+
+
+def _loss(logits: Tensor, target: Tensor, *options: Any) -> Tensor:
+    return scalar(_loss_of(False, logits, target, options))
+
+
+def _loss_with_grad(logits: Tensor, target: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    loss, dlogits = _loss_of(True, logits, target, options)
+    return scalar(loss), tensor(dlogits)
+
+
+def _loss_setup(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
+    *_, reduction, axis = inputs
+    ctx.axis = _class_axis(inputs[0], axis) if reduction == "none" else None
+    ctx.save_for_backward(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _loss_differentiate(ctx: Any, dloss: Tensor | None, ddlogits: Tensor | None) -> Any:
+    refuse_double("softmax_cross_entropy", ddlogits)
+    (dlogits,) = ctx.saved_tensors
+    return None if dloss is None else _scaled(dlogits, dloss, ctx.axis), *(None,) * 8
+
+
+def _cast_loss(dtype: torch.dtype, *args: Any) -> list[Any]:
+    """Under autocast logits stay as they are, as the kernel computes in float32; probabilities
+    and weights go with them."""
+    logits, target, *rest = args
+    if target.is_floating_point():
+        logits, target = widest(dtype, logits, target)
+    return [logits, target, *rest]
+
+
+_LOSS_WITH_GRAD = Operator(
+    f"softmax_cross_entropy_with_grad(Tensor logits, Tensor target, {_OPTIONS}, int axis=1) "
+    "-> (Tensor, Tensor)",
+    _loss_with_grad,
+    _check_loss_with_grad,
+    setup=_loss_setup,
+    backward=_loss_differentiate,
+)
+_LOSS = Operator(
+    f"softmax_cross_entropy(Tensor logits, Tensor target, {_OPTIONS}, int axis=1) -> Tensor",
+    _loss,
+    _check_loss,
+    training=_LOSS_WITH_GRAD,
+    constants=_CONSTANTS,
+    cast=_cast_loss,
+)
+
+
+def softmax_cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    reduction: str = "mean",
+    axis: int = 1,
+) -> Tensor:
+    """Cross-entropy of softmax(logits) against class labels or class probabilities.
+
+    Formula, options and their meaning: `innerloop.softmax_cross_entropy`. Where a gradient will be
+    asked for, it is made in the forward pass and kept in place of the logits.
+
+    Parameters
+    ----------
+    logits : Tensor, float32, float64, bfloat16 or float16, of one axis or more
+        The classes lie along `axis`.
+    target : Tensor
+        Class labels: an integer dtype, shape of logits without `axis`; or class probabilities:
+        dtype and shape of logits. Not differentiated.
+    weight, sample_weight : Tensor, optional
+        A weight for each class and for each row. Not differentiated.
+    ignore_index, label_smoothing, z_loss, reduction, axis
+        As in `innerloop.softmax_cross_entropy`.
+
+    Returns
+    -------
+    Tensor, dtype of logits, or float32 for half precision
+        0-d, or of the shape of logits without `axis` for ``reduction="none"``.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not a strided tensor of such a dtype on the CPU, or one that is not
+        differentiated requires grad.
+    ValueError
+        If shapes do not fit, or a parameter is out of its range.
+    IndexError
+        If a label is neither a class nor `ignore_index`.
+    """
+    _check_numbers(label_smoothing=label_smoothing, z_loss=z_loss, ignore_index=ignore_index)
+    return _LOSS(
+        logits,
+        target,
+        weight,
+        sample_weight,
+        ignore_index,
+        label_smoothing,
+        z_loss,
+        reduction,
+        axis,
+    )
+
+
+def _check_numbers(**numbers: Any) -> None:
+    for name, value in numbers.items():
+        if isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a number, got a tensor")
+
+
+# Of a layer ---------------------------------------------------------------------------------------
+
+
+def _check_layer_loss(
+    x: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None = None, *options: Any
+) -> Tensor:
+    class_weight, sample_weight, _, smoothing, z_loss, reduction = _filled(options)
+    check(x, "x")
+    check(weight, "weight", x)
+    if weight.ndim != 2 or x.ndim == 0 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            "x must have the shape (..., in_features) and weight (classes, in_features), "
+            f"got {tuple(x.shape)} and {tuple(weight.shape)}"
+        )
+    classes = weight.shape[0]
+    if bias is not None:
+        check(bias, "bias", x)
+        check_shape(bias, "bias", (classes,), "one for each row of weight")
+    return _check_options(
+        x,
+        "x",
+        classes,
+        x.shape[:-1],
+        target,
+        (*x.shape[:-1], classes),
+        class_weight,
+        sample_weight,
+        smoothing,
+        z_loss,
+        reduction,
+    )
+
+
+def _check_layer_loss_with_grad(
+    x: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None = None, *options: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    loss = _check_layer_loss(x, weight, target, bias, *options)
+    db = x.new_empty(0 if bias is None else weight.shape[0])
+    return loss, x.new_empty(x.shape), weight.new_empty(weight.shape), db
+
+
+def _layer_loss_of(
+    x: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None, options: Any, *gradients: Any
+) -> Any:
+    class_weight, sample_weight, *rest = _filled(options)
+    arrays = array(x), array(weight).T, array(target), array(bias)
+    weights = array(class_weight), array(sample_weight)
+    given: tuple[Any, ...] = (*arrays, *weights, *rest, *gradients)
+    return _core.linear_cross_entropy(*given)
+
+
+def _layer_loss(
+    x: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None = None, *options: Any
+) -> Tensor:
+    return scalar(_layer_loss_of(x, weight, target, bias, options, False, 1.0, None))
+
+
+def _layer_loss_with_grad(
+    x: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None = None, *options: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    # Written through its transpose, in the layout that the weight has.
+    dweight = weight.new_empty(weight.shape)
+    out = None, array(dweight).T, None
+    loss, (dx, _, db) = _layer_loss_of(x, weight, target, bias, options, True, 1.0, out)
+    return scalar(loss), tensor(dx), dweight, nothing(x) if db is None else tensor(db)
+
+
+def _layer_loss_setup(ctx: Any, inputs: Any, output: tuple[Tensor, ...]) -> None:
+    *_, reduction = inputs
+    ctx.options = inputs[6:9]
+    ctx.no_bias = inputs[3] is None
+    # A loss for each row has as many gradients as there are rows: the layer is gone through again.
+    ctx.by_row = reduction == "none"
+    ctx.save_for_backward(*(inputs[:6] if ctx.by_row else output[1:]))
+    ctx.set_materialize_grads(False)
+
+
+def _layer_loss_differentiate(ctx: Any, dloss: Tensor | None, *second: Tensor | None) -> Any:
+    refuse_double("linear_cross_entropy", *second)
+    if dloss is None:
+        return (None,) * 10
+    if ctx.by_row:
+        x, weight, target, bias, class_weight, sample_weight = ctx.saved_tensors
+        rows = dloss if sample_weight is None else dloss * sample_weight
+        _, dx, dweight, db = _LAYER_LOSS_WITH_GRAD(
+            x, weight, target, bias, class_weight, rows, *ctx.options, "sum"
+        )
+    else:
+        dx, dweight, db = (
+            _scaled(g, dloss) if wanted else None
+            for g, wanted in zip(
+                ctx.saved_tensors,
+                (*ctx.needs_input_grad[:2], not ctx.no_bias and ctx.needs_input_grad[3]),
+                strict=True,
+            )
+        )
+    return dx, dweight, None, None if ctx.no_bias else db, *(None,) * 6
+
+
+def _cast_layer_loss(dtype: torch.dtype, *args: Any) -> list[Any]:
+    return [*lower(dtype, *args[:4]), *args[4:]]
+
+
+_LAYER = "(Tensor x, Tensor weight, Tensor target, Tensor? bias=None, " + _OPTIONS.replace(
+    "weight=None", "class_weight=None", 1
+)
+_LAYER_LOSS_WITH_GRAD = Operator(
+    f"linear_cross_entropy_with_grad{_LAYER}) -> (Tensor, Tensor, Tensor, Tensor)",
+    _layer_loss_with_grad,
+    _check_layer_loss_with_grad,
+    setup=_layer_loss_setup,
+    backward=_layer_loss_differentiate,
+)
+_LAYER_LOSS = Operator(
+    f"linear_cross_entropy{_LAYER}) -> Tensor",
+    _layer_loss,
+    _check_layer_loss,
+    training=_LAYER_LOSS_WITH_GRAD,
+    constants=("target", "class_weight", "sample_weight"),
+    cast=_cast_layer_loss,
+)
+
+
+def linear_cross_entropy(
+    x: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None = None,
+    *,
+    class_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    reduction: str = "mean",
+) -> Tensor:
+    """Cross-entropy of a last layer, whose logits are never all in memory.
+
+    Formula: ``softmax_cross_entropy(linear(x, weight, bias), target)`` over the last axis; see
+    `innerloop.linear_cross_entropy`. Where gradients will be asked for, they are made in the
+    forward pass; with ``reduction="none"``, in a second one. Under autocast x, weight, bias and
+    probabilities are cast to its dtype.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., K), float32, float64, bfloat16 or float16
+    weight : Tensor, shape (C, K), dtype of x
+        As `torch.nn.Linear` keeps it.
+    target : Tensor
+        Class labels: an integer dtype, shape (...); or class probabilities: dtype of x, shape
+        (..., C). Not differentiated.
+    bias : Tensor, shape (C,), dtype of x, optional
+    class_weight, sample_weight : Tensor, optional
+        A weight for each class and for each row. Not differentiated.
+    ignore_index, label_smoothing, z_loss, reduction
+        As in `innerloop.softmax_cross_entropy`.
+
+    Returns
+    -------
+    Tensor, dtype of x, or float32 for half precision
+        0-d, or of the shape of x without its last axis for ``reduction="none"``.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        As `softmax_cross_entropy`.
+    """
+    _check_numbers(label_smoothing=label_smoothing, z_loss=z_loss, ignore_index=ignore_index)
+    return _LAYER_LOSS(
+        x,
+        weight,
+        target,
+        bias,
+        class_weight,
+        sample_weight,
+        ignore_index,
+        label_smoothing,
+        z_loss,
+        reduction,
+    )

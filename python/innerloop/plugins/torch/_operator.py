@@ -1,0 +1,358 @@
+"""What operators share: registration, the short way round the dispatcher, memory, checks."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
+
+from ... import _core
+from ..._arrays import bfloat16_dtype
+
+LIBRARY = torch.library.Library("innerloop", "FRAGMENT")
+FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+HALF = (torch.bfloat16, torch.float16)
+
+_BFLOAT16 = bfloat16_dtype()
+_compiling, _autocast = torch.compiler.is_compiling, torch.is_autocast_enabled
+_modes, _scripting = torch._C._len_torch_dispatch_stack, torch._C._is_tracing
+_transforms = torch._C._functorch.peek_interpreter_stack  # of torch.func: None without
+# With it a tensor is lent without a call into Python, and whether or not autograd follows it.
+_LENDS_IN_C = hasattr(Tensor, "__dlpack_c_exchange_api__")
+
+
+def array(tensor: Tensor | None) -> Any:
+    """A NumPy array over a tensor's memory, of None None."""
+    if tensor is None:
+        return None
+    if type(tensor) is not Tensor or not _LENDS_IN_C:  # a Parameter lends through Python alone
+        tensor = tensor.detach()
+    return _core.from_dlpack(tensor.resolve_neg(), _BFLOAT16)
+
+
+def tensor(result: Any) -> Tensor:
+    """A tensor over the memory of an array that innerloop made."""
+    if result.dtype.kind == "f":
+        return torch.from_numpy(result)
+    return torch.from_dlpack(_core.Lent(result, True))
+
+
+def scalar(loss: Any) -> Tensor:
+    """A loss, which is a NumPy scalar where it is reduced, as a tensor."""
+    if loss.ndim:
+        return tensor(loss)
+    return torch.scalar_tensor(
+        float(loss), dtype=torch.float64 if loss.itemsize == 8 else torch.float32
+    )
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What arrays of a dtype are computed in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def nothing(like: Tensor) -> Tensor:
+    """What an operator returns where it has nothing to: its schema has no optional results."""
+    return like.new_empty(0)
+
+
+def check(
+    value: Any,
+    name: str,
+    like: Tensor | None = None,
+    dtypes: Sequence[torch.dtype] = FLOATING,
+    like_name: str = "x",
+) -> None:
+    """Raise TypeError, naming the argument, if it is no strided tensor of one of these dtypes.
+
+    `like` is a tensor whose dtype and device it must have.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} must be a strided tensor, got one of layout {value.layout}")
+    if value.device.type not in ("cpu", "meta"):
+        raise TypeError(f"{name} must be on the CPU, got a tensor on {value.device}")
+    if like is not None and value.device != like.device:
+        raise TypeError(
+            f"{name} must be on the device of {like_name}, {like.device}, got {value.device}"
+        )
+    if value.dtype not in dtypes:
+        listed = ", ".join(str(d).removeprefix("torch.") for d in dtypes)
+        raise TypeError(f"{name} must have one of the dtypes {listed}, got {value.dtype}")
+    if like is not None and value.dtype != like.dtype:
+        raise TypeError(
+            f"{name} must have the dtype of {like_name}, {like.dtype}, got {value.dtype}"
+        )
+
+
+def check_shape(value: Tensor, name: str, shape: Sequence[Any], why: str) -> None:
+    """Raise ValueError, naming the argument, if it has another shape."""
+    if tuple(value.shape) != tuple(shape):
+        raise ValueError(
+            f"{name} must have the shape {tuple(shape)}, {why}, got {tuple(value.shape)}"
+        )
+
+
+def traced() -> bool:
+    """Whether someone looks at operators as they pass the dispatcher, so that they must."""
+    return (
+        _compiling()
+        or _modes() > 0
+        or _transforms() is not None
+        or _autocast("cpu")
+        or _scripting()
+        or forward_ad._current_level >= 0
+    )
+
+
+class Operator:
+    """An operator, registered as ``innerloop::name``.
+
+    Called with plain tensors that nobody traces, it goes to its kernel without the dispatcher,
+    which in Python costs more than a small kernel does.
+
+    Parameters
+    ----------
+    schema : str
+        As for `torch.library.define`, with the name. Every default is also one of `kernel`.
+    kernel : callable
+        Computes, on the CPU, with tensors that autograd does not follow.
+    check : callable
+        Takes what `kernel` does and raises where it does not fit; returns what `kernel` would,
+        without values.
+    setup, backward : callable, optional
+        As `torch.library.register_autograd` takes them. Without, the operator has no derivative,
+        and asking for one raises NotImplementedError.
+    training : Operator, optional
+        Takes the same arguments, has a derivative, and its first result is this one's: called in
+        its place where a gradient will be asked for.
+    constants : tuple of str
+        The tensors among the arguments that have no gradient: one that requires grad is refused.
+    cast : callable, optional
+        Takes autocast's dtype and the arguments and returns the arguments to go on with.
+    vmap : callable, optional
+        As `torch.library.register_vmap` takes it, after the operator. Without, vmap calls once for
+        each slice.
+    """
+
+    def __init__(
+        self,
+        schema: str,
+        kernel: Callable[..., Any],
+        check: Callable[..., Any],
+        *,
+        setup: Callable[..., None] | None = None,
+        backward: Callable[..., Any] | None = None,
+        training: Operator | None = None,
+        constants: tuple[str, ...] = (),
+        cast: Callable[..., Sequence[Any]] | None = None,
+        vmap: Callable[..., Any] | None = None,
+    ) -> None:
+        self.name = name = schema.partition("(")[0]
+        self.kernel, self.check, self.training, self.cast = kernel, check, training, cast
+        LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+        LIBRARY.impl(name, self._computed, "CPU")
+        torch.library.register_fake(f"innerloop::{name}", check, lib=LIBRARY)
+        self.op = getattr(torch.ops.innerloop, name).default
+        self.arguments = tuple(argument.name for argument in self.op._schema.arguments)
+        self.constants = constants
+        rule = functools.partial(vmap or _each_slice, self)
+        if training is None:
+            back = backward or self._refuse
+            torch.library.register_autograd(
+                f"innerloop::{name}", back, setup_context=setup, lib=LIBRARY
+            )
+            self.apply, self.transformed = _functions(self, setup, back, rule)
+        else:
+            LIBRARY.impl(name, self._with_training, "Autograd")
+            self.apply = lambda *args: training.apply(*args)[0]
+            self.transformed = lambda *args: training.transformed(*args)[0]
+        if cast is not None:
+            LIBRARY.impl(name, self._autocast, "AutocastCPU")
+        if hasattr(torch.library, "register_vmap"):
+            torch.library.register_vmap(f"innerloop::{name}", rule, lib=LIBRARY)
+
+    def __call__(self, *args: Any) -> Any:
+        if traced():
+            return self._dispatched(args)
+        follows = False
+        for argument in args:
+            kind = type(argument)
+            if kind is Tensor or kind is Parameter:
+                follows = follows or argument.requires_grad
+            elif isinstance(argument, Tensor):  # of a subclass, which the dispatcher knows to treat
+                return self._dispatched(args)
+        if follows and torch.is_grad_enabled():
+            self._check_constants(args)
+            return self.apply(*args)
+        return self._computed(*args)
+
+    def _dispatched(self, args: Sequence[Any]) -> Any:
+        for argument, name in zip(args, self.arguments, strict=False):
+            if isinstance(argument, Tensor) and argument.device.type != "cpu":
+                raise TypeError(f"{name} must be on the CPU, got one on {argument.device}")
+        if torch.compiler.is_compiling():
+            return self.op(*args)
+        transform = _transforms()
+        if transform is None or transform.key() == torch._C._functorch.TransformType.Vmap:
+            return self.op(*args)
+        self._check_constants(args)
+        return self.transformed(*args)
+
+    def _computed(self, *args: Any) -> Any:
+        if forward_ad._current_level >= 0:
+            self._refuse_tangents(args)
+        try:
+            return self.kernel(*args)
+        except Exception:
+            for argument, name in zip(args, self.arguments, strict=False):
+                if isinstance(argument, Tensor) and argument.device.type != "cpu":
+                    raise TypeError(
+                        f"{name} must be on the CPU, got one on {argument.device}"
+                    ) from None
+            self.check(*args)  # says it in PyTorch's names
+            raise
+
+    def _check_constants(self, args: Sequence[Any]) -> None:
+        for value, name in zip(args, self.arguments, strict=False):
+            if name in self.constants and isinstance(value, Tensor) and value.requires_grad:
+                raise TypeError(
+                    f"{name} must not require grad, as {self.name} has no gradient for it: "
+                    f"pass {name}.detach()"
+                )
+
+    def _refuse_tangents(self, args: Sequence[Any]) -> None:
+        for value, name in zip(args, self.arguments, strict=False):
+            if isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None:
+                raise NotImplementedError(
+                    f"{name} has a tangent: innerloop::{self.name} has no forward-mode derivative"
+                )
+
+    def _with_training(self, *args: Any) -> Any:
+        if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
+            self._check_constants(args)
+            return self.training.op(*args)[0]  # type: ignore[union-attr]
+        with torch._C._AutoDispatchBelowAutograd():
+            return self.op(*args)
+
+    def _autocast(self, *args: Any) -> Any:
+        dtype = torch.get_autocast_dtype("cpu")
+        with torch.autocast("cpu", enabled=False):
+            return self.op(*self.cast(dtype, *args))  # type: ignore[misc]
+
+    def _refuse(self, ctx: Any, *gradients: Any) -> Any:
+        raise NotImplementedError(
+            f"innerloop::{self.name} has no derivative: double backward is not supported"
+        )
+
+
+def _functions(
+    operator: Operator,
+    setup: Callable[..., None] | None,
+    backward: Callable[..., Any],
+    rule: Callable[..., Any],
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """An operator for autograd past the dispatcher: plain, and under torch.func's transforms."""
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        result = operator._computed(*args)
+        if setup is not None:
+            setup(ctx, args, result)
+        return result
+
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        if setup is not None:
+            setup(ctx, inputs, output)
+
+    bases = (torch.autograd.Function,)
+    plain: Any = type(
+        operator.name,
+        bases,
+        {"forward": staticmethod(forward), "backward": staticmethod(backward)},
+    )
+    transformed: Any = type(
+        operator.name,
+        bases,
+        {
+            "vmap": staticmethod(rule),
+            "forward": staticmethod(lambda *args: operator(*args)),  # one level further in
+            "setup_context": staticmethod(setup_context),
+            "backward": staticmethod(backward),
+        },
+    )
+    # The plain one without the unwrapping of torch.func's levels, of which there are none then.
+    return super(torch.autograd.Function, plain).apply, transformed.apply
+
+
+def _each_slice(operator: Operator, info: Any, dims: Any, *args: Any) -> Any:
+    """The rule of any operator: one call for each slice of what is batched."""
+    batched = [isinstance(a, Tensor) and d is not None for a, d in zip(args, dims, strict=True)]
+    results = [
+        operator(*(a.select(d, i) if b else a for a, d, b in zip(args, dims, batched, strict=True)))
+        for i in range(info.batch_size)
+    ]
+    if isinstance(results[0], Tensor):
+        return torch.stack(results), 0
+    return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
+
+
+def refuse_double(name: str, *gradients: Any) -> None:
+    """Raise if what an operator made for its backward pass has a gradient itself."""
+    if any(g is not None for g in gradients):
+        raise NotImplementedError(
+            f"innerloop::{name}: its gradient has no derivative: double backward is not supported"
+        )
+
+
+def elementwise(operator: Operator, info: Any, dims: Any, *args: Any) -> Any:
+    """The rule of an operator whose tensors have one shape: the batch is another axis of it."""
+    moved = []
+    for value, dim in zip(args, dims, strict=True):
+        if isinstance(value, Tensor):
+            value = (
+                value.expand(info.batch_size, *value.shape)
+                if dim is None
+                else value.movedim(dim, 0)
+            )
+        moved.append(value)
+    return operator(*moved), 0
+
+
+def leading(operator: Operator, info: Any, dims: Any, *args: Any) -> Any:
+    """The rule of an operator on rows: the batch is another axis of the first argument's rows.
+
+    Not where a parameter is batched, too, or there is dropout, whose mask counts elements.
+    """
+    alone = all(
+        d is None or not isinstance(a, Tensor) for a, d in zip(args[1:], dims[1:], strict=True)
+    )
+    dropped = dict(zip(operator.arguments, args, strict=False)).get("dropout", 0) > 0
+    if not alone or dropped:
+        return _each_slice(operator, info, dims, *args)
+    return operator(args[0].movedim(dims[0], 0), *args[1:]), 0
+
+
+def lower(dtype: torch.dtype, *args: Any) -> list[Any]:
+    """Cast what is floating to the dtype of autocast, but float64, as PyTorch does."""
+    return [
+        a.to(dtype)
+        if isinstance(a, Tensor) and a.is_floating_point() and a.dtype != torch.float64
+        else a
+        for a in args
+    ]
+
+
+def widest(dtype: torch.dtype, *args: Any) -> list[Any]:
+    """Cast what is floating to the widest dtype among the arguments: half-precision input and
+    float32 parameters meet under autocast."""
+    floating = [a.dtype for a in args if isinstance(a, Tensor) and a.is_floating_point()]
+    wide = floating[0]
+    for other in floating:
+        wide = torch.promote_types(wide, other)
+    return [a.to(wide) if isinstance(a, Tensor) and a.is_floating_point() else a for a in args]
