@@ -1,4 +1,4 @@
-"""innerloop inside PyTorch: operators, modules, optimizers, and `accelerate` for models that are there."""
+"""innerloop inside PyTorch: operators, modules, optimizers; `accelerate` for models at hand."""
 
 from . import modules as modules
 from . import ops as ops
