@@ -259,8 +259,6 @@ class _Native(Optimizer):
             steps = plan.next_steps()
             calls.setdefault(entry.name, _Call(entry)).add(plan, arrays, steps, numbers)
             plans.append((plan, steps, self._products(plan, steps, numbers)))
-        for plan, _, _ in plans:
-            plan.count_writes()
         self._run(list(calls.values()), grad_scale)
         for plan, steps, products in plans:
             plan.settle(self.state, steps, products)
@@ -326,15 +324,15 @@ class _Native(Optimizer):
 
     def _run(self, calls: list[_Call], grad_scale: float) -> None:
         calls = [call for call in calls if call.params]
-        if self.max_norm is None:
-            self.grad_norm = None
-        elif any(call.distributed for call in calls):
+        clips = self.max_norm is not None
+        if clips and any(call.distributed for call in calls):
             raise ValueError("max_norm must be None for DTensors, whose norm spans processes")
-        elif len(calls) > 1:
+        if clips and len(calls) > 1:
             raise ValueError(
                 "max_norm must be None where decoupled_weight_decay differs between the parameter "
                 f"groups, got {self.max_norm}"
             )
+        self.grad_norm = None
         for call in calls:
             self.grad_norm = call.run(self.max_norm, grad_scale)
 
