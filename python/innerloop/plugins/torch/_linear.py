@@ -9,7 +9,7 @@ from torch import Tensor
 from ... import _core
 from ...reference import ACTIVATIONS
 from ._activations import SAVES_OUTPUT, named, parameter_values
-from ._operator import Operator, array, check, check_shape, leading, lower, nothing, tensor
+from ._operator import Operator, check, check_shape, leading, lower, nothing, transposed
 from ._random import seed_tensor, word
 
 __all__ = ["linear"]
@@ -71,20 +71,10 @@ def _linear(
     seed: Tensor | None = None,
     offset: int = 0,
 ) -> Tensor:
-    return tensor(
-        _core.linear(
-            array(x),
-            array(weight).T,
-            array(bias),
-            activation,
-            named(activation, parameters),
-            None,
-            False,
-            dropout,
-            word(seed),
-            offset,
-        )
-    )
+    given = named(activation, parameters) if parameters else {}
+    number = None if seed is None else word(seed)
+    w = transposed(weight)
+    return _core.linear(x, w, bias, activation, given, None, False, dropout, number, offset)
 
 
 def _linear_with_saved(
@@ -97,20 +87,11 @@ def _linear_with_saved(
     seed: Tensor | None = None,
     offset: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    y, saved = _core.linear(
-        array(x),
-        array(weight).T,
-        array(bias),
-        activation,
-        named(activation, parameters),
-        None,
-        True,
-        dropout,
-        word(seed),
-        offset,
-    )
-    own = _kept(activation, dropout) == "array"
-    return tensor(y), tensor(saved) if own else nothing(x)
+    given = named(activation, parameters) if parameters else {}
+    number = None if seed is None else word(seed)
+    w = transposed(weight)
+    y, saved = _core.linear(x, w, bias, activation, given, None, True, dropout, number, offset)
+    return y, saved if _kept(activation, dropout) == "array" else nothing(x)
 
 
 def _linear_backward(
@@ -125,54 +106,31 @@ def _linear_backward(
     offset: int,
     wanted: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    ady, ax, aw, kept = array(dy), array(x), array(weight), array(saved)
     values, number = named(activation, parameters), word(seed)
     # The kernel writes it through its transpose, in the layout that the weight has.
     dweight = weight.new_empty(weight.shape) if wanted[1] else nothing(x)
     if wanted[0] and wanted[1]:
+        out = None, transposed(dweight), None
         dx, _, db = _core.linear_backward(
-            ady,
-            ax,
-            aw.T,
-            kept,
-            activation,
-            values,
-            wanted[2],
-            (None, array(dweight).T, None),
-            dropout,
-            number,
-            offset,
+            *(dy, x, transposed(weight), saved, activation, values, wanted[2], out),
+            *(dropout, number, offset),
         )
-        return tensor(dx), dweight, nothing(x) if db is None else tensor(db)
+        return dx, dweight, nothing(x) if db is None else db
     # The fused kernel makes dx and dweight together; a product saved is worth a pass over dy.
     if dropout > 0:
-        ady = _core.dropout_backward(ady, dropout, number, offset, None)
+        dy = _core.dropout_backward(dy, dropout, number, offset, None)
     if activation != "identity":
-        y = kept if SAVES_OUTPUT[activation] else None
-        ady = _core.activation_backward(
-            activation, ady, None if y is not None else kept, values, y, None
-        )
-    product: tuple[Any, ...] = (None, "identity", {}, None, False, 0.0, None, 0)
-    dx = _core.linear(ady, aw, *product) if wanted[0] else None
-    rows = ady.reshape(-1, ady.shape[-1])
+        z, y = (None, saved) if SAVES_OUTPUT[activation] else (saved, None)
+        dy = _core.activation_backward(activation, dy, z, values, y, None)
+    rows = dy.reshape(-1, dy.shape[-1])
     if wanted[1]:
-        _core.linear(
-            rows.T,
-            ax.reshape(-1, ax.shape[-1]),
-            None,
-            "identity",
-            {},
-            array(dweight),
-            False,
-            0.0,
-            None,
-            0,
-        )
-    return (
-        nothing(x) if dx is None else tensor(dx),
-        dweight,
-        tensor(rows).sum(0) if wanted[2] else nothing(x),
-    )
+        _product(rows.t(), x.reshape(-1, x.shape[-1]), dweight)
+    dx = _product(dy, weight) if wanted[0] else nothing(x)
+    return dx, dweight, rows.sum(0) if wanted[2] else nothing(x)
+
+
+def _product(x: Tensor, w: Tensor, out: Tensor | None = None) -> Tensor:
+    return _core.linear(x, w, None, "identity", {}, out, False, 0.0, None, 0)
 
 
 def _check_linear_backward(
@@ -285,7 +243,7 @@ def linear(
     ValueError
         If shapes do not fit, there is no such activation, or a number is out of its range.
     """
-    if isinstance(dropout, Tensor):
+    if type(dropout) is not float and isinstance(dropout, Tensor):
         raise TypeError("dropout must be a number, got a tensor")
     name = activation or "identity"
     values = parameter_values(name, params)
