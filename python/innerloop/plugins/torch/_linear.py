@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ... import _core
 from ...reference import ACTIVATIONS
 from ._activations import SAVES_OUTPUT, named, parameter_values
-from ._operator import Operator, check, check_shape, leading, lower, nothing, transposed
+from ._operator import Operator, check, check_shape, leading, lower, transposed
 from ._random import seed_tensor, word
 
 __all__ = ["linear"]
@@ -86,12 +87,12 @@ def _linear_with_saved(
     dropout: float = 0.0,
     seed: Tensor | None = None,
     offset: int = 0,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     given = named(activation, parameters) if parameters else {}
     number = None if seed is None else word(seed)
     w = transposed(weight)
     y, saved = _core.linear(x, w, bias, activation, given, None, True, dropout, number, offset)
-    return y, saved if _kept(activation, dropout) == "array" else nothing(x)
+    return y, saved if _kept(activation, dropout) == "array" else None
 
 
 def _linear_backward(
@@ -105,31 +106,33 @@ def _linear_backward(
     seed: Tensor | None,
     offset: int,
     wanted: Any,
-) -> tuple[Tensor, Tensor, Tensor]:
-    values, number = named(activation, parameters), word(seed)
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    values = named(activation, parameters) if parameters else {}
+    number = None if seed is None else word(seed)
     # The kernel writes it through its transpose, in the layout that the weight has.
-    dweight = weight.new_empty(weight.shape) if wanted[1] else nothing(x)
-    if wanted[0] and wanted[1]:
+    dweight = torch.empty_like(weight, memory_format=torch.contiguous_format) if wanted[1] else None
+    if wanted[0] and dweight is not None:
         out = None, transposed(dweight), None
         dx, _, db = _core.linear_backward(
             *(dy, x, transposed(weight), saved, activation, values, wanted[2], out),
             *(dropout, number, offset),
         )
-        return dx, dweight, nothing(x) if db is None else db
+        return dx, dweight, db
     # The fused kernel makes dx and dweight together; a product saved is worth a pass over dy.
     if dropout > 0:
         dy = _core.dropout_backward(dy, dropout, number, offset, None)
     if activation != "identity":
         z, y = (None, saved) if SAVES_OUTPUT[activation] else (saved, None)
         dy = _core.activation_backward(activation, dy, z, values, y, None)
-    rows = dy.reshape(-1, dy.shape[-1])
-    if wanted[1]:
-        _product(rows.t(), x.reshape(-1, x.shape[-1]), dweight)
-    dx = _product(dy, weight) if wanted[0] else nothing(x)
-    return dx, dweight, rows.sum(0) if wanted[2] else nothing(x)
+    dx = _product(dy, weight) if wanted[0] else None
+    if dy.ndim != 2:
+        dy, x = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])
+    if dweight is not None:
+        _product(transposed(dy), x, dweight)
+    return dx, dweight, dy.sum(0) if wanted[2] else None
 
 
-def _product(x: Tensor, w: Tensor, out: Tensor | None = None) -> Tensor:
+def _product(x: Any, w: Tensor, out: Tensor | None = None) -> Tensor:
     return _core.linear(x, w, None, "identity", {}, out, False, 0.0, None, 0)
 
 
@@ -149,12 +152,13 @@ def _check_linear_backward(
     )
 
 
-def _linear_setup(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
+def _linear_setup(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor | None]) -> None:
     x, weight, _, name, parameters, dropout, seed, offset = inputs
     kept = {"": None, "output": output[0], "array": output[1]}[_kept(name, dropout)]
     ctx.save_for_backward(x, weight, kept, seed)
     ctx.options = name, parameters, dropout, offset
-    ctx.mark_non_differentiable(output[1])
+    if output[1] is not None:
+        ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
 
 

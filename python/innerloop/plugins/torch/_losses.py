@@ -14,7 +14,6 @@ from ._operator import (
     check_shape,
     compute_dtype,
     lower,
-    nothing,
     refuse_double,
     traced,
     transposed,
@@ -305,12 +304,12 @@ def _layer_loss(
 
 def _layer_loss_with_grad(
     x: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None = None, *options: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     # Written through its transpose, in the layout that the weight has.
-    dweight = weight.new_empty(weight.shape)
+    dweight = torch.empty_like(weight, memory_format=torch.contiguous_format)
     out = None, transposed(dweight), None
     loss, (dx, _, db) = _layer_loss_of(x, weight, target, bias, options, True, 1.0, out)
-    return loss, dx, dweight, nothing(x) if db is None else db
+    return loss, dx, dweight, db
 
 
 def _layer_loss_setup(ctx: Any, inputs: Any, output: tuple[Tensor, ...]) -> None:

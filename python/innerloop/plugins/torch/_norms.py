@@ -16,7 +16,6 @@ from ._operator import (
     check_shape,
     compute_dtype,
     leading,
-    nothing,
     widest,
 )
 
@@ -65,9 +64,8 @@ def _define_norm(name: str) -> Operator:
 
     def backward(
         dy: Tensor, x: Tensor, saved: Tensor, weight: Tensor | None, bias: bool
-    ) -> tuple[Tensor, ...]:
-        gradients = _core.row_norm_backward(name, dy, x, saved, weight, bias, None)
-        return tuple(nothing(x) if g is None else g for g in gradients)
+    ) -> tuple[Tensor | None, ...]:
+        return _core.row_norm_backward(name, dy, x, saved, weight, bias, None)
 
     def check_backward(
         dy: Tensor, x: Tensor, saved: Tensor, weight: Tensor | None, bias: bool

@@ -41,11 +41,6 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def nothing(like: Tensor) -> Tensor:
-    """What an operator returns where it has nothing to: its schema has no optional results."""
-    return like.new_empty(0)
-
-
 def check(
     value: Any,
     name: str,
@@ -107,7 +102,8 @@ class Operator:
     schema : str
         As for `torch.library.define`, with the name. Every default is also one of `kernel`.
     kernel : callable
-        Computes, on the CPU, with tensors that autograd does not follow.
+        Computes, on the CPU, with tensors that autograd does not follow. One of several results
+        may be None; the dispatcher then gives an empty tensor.
     check : callable
         Takes what `kernel` does and raises where it does not fit; returns what `kernel` would,
         without values.
@@ -203,9 +199,10 @@ class Operator:
             self._refuse_tangents(args)
         try:
             with torch.no_grad():
-                return self.kernel(*args)
+                result = self.kernel(*args)
         except Exception:
-            return self._explained(args)
+            result = self._explained(args)
+        return _without_none(result, args[0])
 
     def _explained(self, args: Sequence[Any]) -> Any:
         """Raise what the kernel has raised, in the names that the arguments have here.
@@ -295,11 +292,23 @@ def _functions(
     return super(torch.autograd.Function, plain).apply, transformed.apply
 
 
+def _without_none(result: Any, like: Tensor) -> Any:
+    """Results as the dispatcher takes them: a schema has no optional ones."""
+    if type(result) is not tuple:
+        return result
+    return tuple(like.new_empty(0) if r is None else r for r in result)
+
+
 def _each_slice(operator: Operator, info: Any, dims: Any, *args: Any) -> Any:
     """The rule of any operator: one call for each slice of what is batched."""
     batched = [isinstance(a, Tensor) and d is not None for a, d in zip(args, dims, strict=True)]
     results = [
-        operator(*(a.select(d, i) if b else a for a, d, b in zip(args, dims, batched, strict=True)))
+        _without_none(
+            operator(
+                *(a.select(d, i) if b else a for a, d, b in zip(args, dims, batched, strict=True))
+            ),
+            args[0],
+        )
         for i in range(info.batch_size)
     ]
     if isinstance(results[0], Tensor):
