@@ -19,17 +19,10 @@ from ..._arrays import to_numpy
 from ..._optimizer_storage import Storage
 from ...reference import Optimizer as Entry
 from ...reference.optimizers import nadam_momentum
+from ._optimizer_shards import local, local_gradient
 
 _HALVES = (torch.bfloat16, torch.float16)
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
 _STORAGE = Storage(None, None)
-
-
-def local(tensor: Any) -> Any:
-    """What a tensor holds in this process: a DTensor's own share, of any other all of it."""
-    if type(tensor) in _PLAIN or not hasattr(tensor, "to_local"):
-        return tensor
-    return tensor.to_local()
 
 
 def _dtype(value: Any) -> torch.dtype | None:
@@ -253,13 +246,20 @@ class Plan:
             and list(map(torch.Tensor.data_ptr, self._kept)) == self._kept_places
         )
 
+    def shares(self, grads: list[Any]) -> list[Any]:
+        """What this process holds of the gradients, to go with what it holds of the parameters."""
+        if not self.distributed:
+            return grads
+        pairs = zip(self.bounds, grads, strict=True)
+        return [local_gradient(b.param, grad, b.label) for b, grad in pairs]
+
     def gradients(self, grads: list[Any], owner: str) -> list[NDArray]:
         """The gradients' arrays; RuntimeError, as of `torch.optim`, where one is sparse."""
         if self._is_numpy:
             try:
                 return list(map(torch.Tensor.numpy, grads))
             except (RuntimeError, TypeError):
-                pass  # sparse, followed by autograd, a DTensor: what takes more than one call
+                pass  # sparse or followed by autograd: what takes more than one call
         arrays = []
         for b, grad in zip(self.bounds, grads, strict=True):
             if grad.layout is not torch.strided:
@@ -267,7 +267,7 @@ class Plan:
                     f"{owner} does not support sparse gradients, got one of layout {grad.layout} "
                     f"for {b.label}"
                 )
-            arrays.append(to_numpy(local(grad).detach(), f"the gradient of {b.label}"))
+            arrays.append(to_numpy(grad.detach(), f"the gradient of {b.label}"))
         return arrays
 
 
