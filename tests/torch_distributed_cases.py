@@ -334,6 +334,11 @@ def fsdp_every_optimizer(rank: int, folder: Path) -> None:
         dist.all_reduce(losses)
         close(losses / WORLD, expected)
         same_parameters(model, alone)
+        for each in (optimizer, single):  # whose numbers lie elsewhere from now on
+            each.load_state_dict(copy.deepcopy(each.state_dict()))
+        train(model, optimizer, rank, first=STEPS)
+        train(alone, single, first=STEPS)
+        same_parameters(model, alone)
         same_states(states_of(model, optimizer), states_of(alone, single))
         for p in model.parameters():
             for key, state in optimizer.state[p].items():
@@ -494,7 +499,10 @@ def dtensor_placements(rank: int, folder: Path) -> None:
         ours = [nn.Parameter(place(v, w)) for v, w in zip(values, where, strict=True)]
         alone = [nn.Parameter(v.clone()) for v in values]
         optimizer, single = [plugin.Adam(p, lr=0.1, max_norm=max_norm) for p in (ours, alone)]
-        for _ in range(STEPS):
+        for step in range(STEPS):
+            if step == 2:  # their numbers lie elsewhere from now on
+                for p in ours:
+                    p.data = p.data.clone()
             for p, q, grad, there in zip(ours, alone, grads, where, strict=True):
                 p.grad, q.grad = place(grad, there), grad.clone()
             optimizer.step()

@@ -76,7 +76,7 @@ class Bound:
         self.param, self._names, self.label = param, names, label
         self.array = to_numpy(mine.detach(), label)
         self.distributed = mine is not param
-        self.place = None if self.distributed else mine.data_ptr()
+        self.place = mine.data_ptr()
         self.strides = mine.stride()
         self.is_numpy = mine.dtype not in _HALVES or mine.dtype is torch.float16
         self._fresh: dict[str, Any] = {}
@@ -135,13 +135,14 @@ class Bound:
 
     def fits(self, param: Any, state: dict[str, Any] | None, names: tuple[str | None, ...]) -> bool:
         """Whether nothing has been put in these tensors' places, nor moved."""
-        if param is not self.param or names != self._names or self.distributed:
+        if param is not self.param or names != self._names:
             return False
-        if self.place != param.data_ptr() or self.strides != param.stride():
+        mine = local(param)
+        if self.place != mine.data_ptr() or self.strides != mine.stride():
             return False
         held = state or {}
         return all(
-            is_(held.get(name), tensor) and tensor.data_ptr() == place
+            is_(held.get(name), tensor) and local(tensor).data_ptr() == place
             for name, tensor, place in self.kept
         )
 
@@ -234,16 +235,21 @@ class Plan:
         self, params: list[Any], state: dict[Any, dict[str, Any]], names: tuple[str | None, ...]
     ) -> bool:
         """Whether it is of these parameters, and their tensors and states' lie where they lay."""
-        return (
-            not self.distributed
-            and self._names == names
+        if not (
+            self._names == names
             and len(params) == len(self._params)
             and all(map(is_, params, self._params))
-            and list(map(torch.Tensor.data_ptr, params)) == self._places
-            and list(map(torch.Tensor.stride, params)) == self._strides
             and all(map(is_, map(state.get, params), self._owned))
             and all(map(is_, map(dict.get, self._dicts, self._keys), self._kept))
-            and list(map(torch.Tensor.data_ptr, self._kept)) == self._kept_places
+        ):
+            return False
+        mine, kept = params, self._kept
+        if self.distributed:
+            mine, kept = list(map(local, params)), list(map(local, kept))
+        return (
+            list(map(torch.Tensor.data_ptr, mine)) == self._places
+            and list(map(torch.Tensor.stride, mine)) == self._strides
+            and list(map(torch.Tensor.data_ptr, kept)) == self._kept_places
         )
 
     def shares(self, grads: list[Any]) -> list[Any]:

@@ -26,11 +26,13 @@ def is_shared(tensor: Any) -> bool:
 
 
 def local(tensor: Any) -> Any:
-    """What a tensor holds in this process: a DTensor's own share, of any other all of it."""
+    """What a tensor holds in this process: a DTensor's own share, of any other all of it.
+
+    To be called where no gradients are followed, as it would be.
+    """
     if not is_shared(tensor):
         return tensor
-    with torch.no_grad():
-        mine = tensor.to_local()
+    mine = tensor.to_local()
     return mine.wait() if hasattr(mine, "wait") else mine  # it may still be under way
 
 
@@ -63,16 +65,18 @@ def norms(params: Iterable[Any], shares: dict[int, Any]) -> tuple[float, float]:
     shares : dict of int to torch.Tensor
         By a parameter's id, this process' share of its gradient.
     """
-    sums: dict[tuple[Any, ...], Any] = {}
+    parts: dict[tuple[Any, ...], list[Any]] = {}
     for param in params:
         spread: tuple[Any, ...] = ()  # the mesh, and its axes along which the processes differ
         if is_shared(param):
             axes = enumerate(param.placements)
             spread = (param.device_mesh, *(i for i, p in axes if not p.is_replicate()))
-        total = sums.setdefault(spread, torch.zeros((), dtype=torch.float64))
+        norms_of = parts.setdefault(spread, [])
         share = shares.get(id(param))
         if share is not None:  # innerloop's own function for a norm clips what it reads
-            total += torch.linalg.vector_norm(share.detach(), dtype=torch.float64).square()
+            norms_of.append(torch.linalg.vector_norm(share.detach(), dtype=torch.float64))
+    none = torch.zeros((), dtype=torch.float64)
+    sums = {k: torch.stack([none, *v]).square().sum() for k, v in parts.items()}
     mine = math.sqrt(sum(map(float, sums.values())))
     for spread, total in sums.items():
         for axis in spread[1:]:

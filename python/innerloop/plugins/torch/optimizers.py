@@ -239,7 +239,8 @@ class _Native(Optimizer):
         # What a GradScaler sets for a step that does its part.
         found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
         if found_inf is None or not found_inf.item():
-            self._update(1.0 if scale is None else scale.item())
+            with torch.no_grad():
+                self._update(1.0 if scale is None else scale.item())
         return loss
 
     # Around every step, this would cost as much time as the step of a small network.
