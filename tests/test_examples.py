@@ -70,15 +70,15 @@ def test_out_of_core() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "library"), [("dask_search", "distributed"), ("ray_search", "ray")]
+    ("backend", "library"), [("loky", "joblib"), ("dask", "distributed"), ("ray", "ray")]
 )
-def test_search_on_a_cluster_of_two_processes(name: str, library: str) -> None:
+def test_search_in_two_processes(backend: str, library: str) -> None:
     if importlib.util.find_spec(library) is None:
         pytest.skip(f"{library} is not installed")
-    done = run_apart(name, "--rows", "300", "--epochs", "10")
+    done = run_apart("search", "--backend", backend, "--rows", "300", "--epochs", "10")
     lines = [line.split() for line in done.splitlines() if "learning_rate_init" in line]
     assert len(lines) == 4 and max(float(line[0]) for line in lines) > 0.6, done
-    if name == "dask_search":
+    if backend == "dask":
         assert "2 workers" in done
 
 

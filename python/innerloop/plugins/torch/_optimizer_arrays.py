@@ -189,14 +189,6 @@ class Plan:
         self._products = [b.product for b in bounds if b.product is not None]
         self._settled = False
 
-    def count_writes(self) -> None:
-        """Tell autograd that the parameters change: it refuses to go back through older ones."""
-        try:
-            increment_version(self._params)
-        except TypeError:  # an older PyTorch takes one at a time
-            for param in self._params:
-                increment_version(param)
-
     def next_steps(self) -> list[int]:
         """The number of each parameter's step to come; without a count, 1 or a later one."""
         if not self._counts:
@@ -212,8 +204,14 @@ class Plan:
     ) -> None:
         """Note that these steps have been made, to these products of momenta.
 
-        The optimizer gets the states that were made for them.
+        The optimizer gets the states that were made for them, and autograd learns that the
+        parameters have changed: it refuses to go back through older ones.
         """
+        try:
+            increment_version(self._params)
+        except TypeError:  # an older PyTorch takes one at a time
+            for param in self._params:
+                increment_version(param)
         for count, step in zip(self._counts, steps, strict=False):  # there may be no counts
             count[...] = step
         for product, value in zip(self._products, products, strict=True):

@@ -271,8 +271,6 @@ class _Native(Optimizer):
                 for plan, own, *_ in plans:
                     shares.update(zip([id(b.param) for b in plan.bounds], own, strict=True))
                 norms = _shards.norms(params, shares)
-        for plan, *_ in plans:
-            plan.count_writes()
         self._run([call for call in calls.values() if call.params], grad_scale, norms)
         for plan, _, steps, products in plans:
             plan.settle(self.state, steps, products)
@@ -339,7 +337,7 @@ class _Native(Optimizer):
     def _run(
         self, calls: list[_Call], grad_scale: float, norms: tuple[float, float] | None
     ) -> None:
-        max_norm, self.grad_norm = self.max_norm, None
+        max_norm = self.max_norm
         if max_norm is not None and norms is not None:
             self.grad_norm = norms[0] / grad_scale
             for call in calls:
@@ -352,6 +350,7 @@ class _Native(Optimizer):
                 "max_norm must be None where decoupled_weight_decay differs between the parameter "
                 f"groups, got {max_norm}"
             )
+        self.grad_norm = None
         for call in calls:
             self.grad_norm = call.run(max_norm, grad_scale)
 
