@@ -48,7 +48,7 @@ CHARACTERS = sorted(set(TEXT))
 
 
 class Block(nn.Module):
-    """Attention to what came before, then a network for each place; both are added to their input."""
+    """Attention to what came before, then a network for each place, both added to their input."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

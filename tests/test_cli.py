@@ -24,9 +24,9 @@ from innerloop.cli.bench.harness import Case, Settings, Timing, measure
 
 NOUNS = (
     *("linear", "softmax_cross_entropy", "linear_cross_entropy", "optimizers", "activations"),
-    *("elementwise_losses", "prelu", "gated", "norms", "softmax", "mlp"),
+    *("elementwise_losses", "prelu", "gated", "norms", "softmax", "mlp", "torch"),
 )
-WITHOUT_NUMPY = ("linear_cross_entropy", "prelu", "gated", "norms", "mlp")
+WITHOUT_NUMPY = ("linear_cross_entropy", "prelu", "gated", "norms", "mlp", "torch")
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -28,6 +28,17 @@ def run(name: str, *argv: str) -> Any:
     return module.main(argv)
 
 
+def started(name: str, *argv: str) -> subprocess.CompletedProcess[str]:
+    """A run in a process of its own, which finds this innerloop."""
+    return subprocess.run(
+        [sys.executable, str(EXAMPLES / f"{name}.py"), *argv],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PACKAGE), *sys.path])},
+    )
+
+
 def test_every_example_is_tested() -> None:
     text = Path(__file__).read_text()
     for path in EXAMPLES.glob("*.py"):
@@ -61,15 +72,20 @@ def test_out_of_core() -> None:
 def test_search_on_a_cluster_of_two_processes(name: str, library: str) -> None:
     if importlib.util.find_spec(library) is None:
         pytest.skip(f"{library} is not installed")
-    done = subprocess.run(  # a process of its own: their threads outlive a test
-        [sys.executable, str(EXAMPLES / f"{name}.py"), "--rows", "300", "--epochs", "10"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PACKAGE), *sys.path])},
-    )
+    done = started(name, "--rows", "300", "--epochs", "10")  # their threads outlive a test
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [line.split() for line in done.stdout.splitlines() if "learning_rate_init" in line]
     assert len(lines) == 4 and max(float(line[0]) for line in lines) > 0.6, done.stdout
     if name == "dask_search":
         assert "2 workers" in done.stdout
+
+
+def test_character_model() -> None:
+    """It asserts itself that the losses of both trainings are the same."""
+    pytest.importorskip("torch")
+    done = started("character_model", "--steps", "12", "--width", "32")
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, *_, last = [line for line in done.stdout.splitlines() if line.startswith("step")]
+    assert float(last.split()[-1]) < float(first.split()[-1]) - 0.3, done.stdout
+    for name in ("torch", "innerloop"):
+        assert any(line.startswith(name) and " MB" in line for line in done.stdout.splitlines())

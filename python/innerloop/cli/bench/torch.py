@@ -28,14 +28,14 @@ LANGUAGE = {"vocabulary": 32000, "width": 256, "heads": 4, "layers": 2, "context
 SEQUENCES = 8
 QUICK_LANGUAGE = {"vocabulary": 50, "width": 16, "heads": 2, "layers": 1, "context": 6}
 OPTIMIZERS = ("RMSprop", "Adadelta", "Adamax", "Adam")
-PARAMETERS = ((8, 1_000_000), (1_000, 10_000))  # tensors, elements of each
+PARAMETERS = ((4, 8_000_000), (8, 1_000_000), (1_000, 10_000))  # tensors, elements of each
 FORMS: dict[str, dict[str, bool]] = {
     "default": {},
     "foreach": {"foreach": True},
     "fused": {"fused": True},
 }
 MLP, LM = "an MLP's training step", "a language model's training step"
-STEP, CALL = "optimizer's step", "one call of 8 numbers"
+STEP, CALL = "optimizer's step", "a call for 8 numbers"
 LR = 1e-3
 CHECKED = 3  # training steps that are compared before any is timed
 
@@ -215,7 +215,7 @@ def _check_optimizer(name: str) -> None:
 
 # Calls --------------------------------------------------------------------------------------------
 
-GRADIENTS = ("no gradient", "forward, for a gradient", "forward and backward")
+GRADIENTS = ("no gradient", "forward with a gradient to come", "forward and backward")
 
 
 @functools.lru_cache(1)
@@ -274,4 +274,4 @@ def _call(beside: Peers, name: str, gradients: str) -> Case:
     check = functools.partial(agree, shown(ours), {"torch": shown(theirs)})
     moved = 4.0 * (sum(t.numel() for t in tensors) + dy.numel())
     peers: Calls = {"torch": made(theirs)} if beside.torch is not None else {}
-    return Case(f"{name}, {gradients}", CALL, made(ours), peers, moved, moved, check=check)
+    return Case(name, f"{CALL}, {gradients}", made(ours), peers, moved, moved, check=check)

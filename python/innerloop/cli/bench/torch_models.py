@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -14,7 +15,7 @@ class Classifier(nn.Module):
     def __init__(self, sizes: Sequence[int]) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for k, n in zip(sizes[:-1], sizes[1:], strict=True):
+        for k, n in itertools.pairwise(sizes):
             layers += [nn.Linear(k, n), nn.ReLU()]
         self.layers = nn.Sequential(*layers[:-1])
         self.loss = nn.CrossEntropyLoss()

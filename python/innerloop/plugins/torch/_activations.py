@@ -36,7 +36,7 @@ def parameter_values(name: str, given: dict[str, float]) -> list[float]:
 
 
 def named(name: str, values: Any) -> dict[str, float]:
-    return dict(zip(_PARAMETERS[name], values, strict=False))
+    return dict(zip(_PARAMETERS[name], values, strict=False)) if values else {}
 
 
 def _define_activation(name: str) -> Operator:

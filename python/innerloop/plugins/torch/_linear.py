@@ -127,9 +127,9 @@ def _linear_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     ady, ax, aw, kept = array(dy), array(x), array(weight), array(saved)
     values, number = named(activation, parameters), word(seed)
-    # The kernel writes it through its transpose, in the layout that the weight has.
-    dweight = weight.new_empty(weight.shape) if wanted[1] else nothing(x)
     if wanted[0] and wanted[1]:
+        # The kernel writes it through its transpose, in the layout that the weight has.
+        dweight = weight.new_empty(weight.shape)
         dx, _, db = _core.linear_backward(
             ady,
             ax,
@@ -152,27 +152,19 @@ def _linear_backward(
         ady = _core.activation_backward(
             activation, ady, None if y is not None else kept, values, y, None
         )
-    product: tuple[Any, ...] = (None, "identity", {}, None, False, 0.0, None, 0)
-    dx = _core.linear(ady, aw, *product) if wanted[0] else None
     rows = ady.reshape(-1, ady.shape[-1])
-    if wanted[1]:
-        _core.linear(
-            rows.T,
-            ax.reshape(-1, ax.shape[-1]),
-            None,
-            "identity",
-            {},
-            array(dweight),
-            False,
-            0.0,
-            None,
-            0,
-        )
-    return (
-        nothing(x) if dx is None else tensor(dx),
-        dweight,
-        tensor(rows).sum(0) if wanted[2] else nothing(x),
-    )
+    none = nothing(x)
+    dx = tensor(_product(ady, aw)) if wanted[0] else none
+    dweight = tensor(_product(rows.T, ax.reshape(-1, ax.shape[-1]))) if wanted[1] else none
+    if not wanted[2]:
+        return dx, dweight, none
+    # As a product: PyTorch's sum would wake its threads, which then spin where ours want to run.
+    ones = array(dy.new_ones((1, rows.shape[0])))
+    return dx, dweight, tensor(_product(ones, rows)).reshape(-1)
+
+
+def _product(a: Any, b: Any) -> Any:
+    return _core.linear(a, b, None, "identity", {}, None, False, 0.0, None, 0)
 
 
 def _check_linear_backward(
@@ -228,6 +220,7 @@ _LINEAR_WITH_SAVED = Operator(
     _linear_with_saved,
     _check_linear_with_saved,
     setup=_linear_setup,
+    first_alone=True,
     backward=_linear_differentiate,
 )
 _LINEAR = Operator(

@@ -111,6 +111,7 @@ def _define_norm(name: str) -> Operator:
         with_saved,
         check_with_saved,
         setup=setup,
+        first_alone=True,
         backward=differentiate,
     )
     return Operator(

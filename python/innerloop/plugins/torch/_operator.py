@@ -16,6 +16,7 @@ from ..._arrays import bfloat16_dtype
 
 LIBRARY = torch.library.Library("innerloop", "FRAGMENT")
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_NO_TENSORS = frozenset((type(None), str, float, int, bool, list))  # of arguments
 HALF = (torch.bfloat16, torch.float16)
 
 _BFLOAT16 = bfloat16_dtype()
@@ -132,6 +133,9 @@ class Operator:
     training : Operator, optional
         Takes the same arguments, has a derivative, and its first result is this one's: called in
         its place where a gradient will be asked for.
+    first_alone : bool
+        Whether autograd need not see a second result where it is the `training` of another: what
+        the backward pass makes of it has, by the operator that makes it, no derivative.
     constants : tuple of str
         The tensors among the arguments that have no gradient: one that requires grad is refused.
     cast : callable, optional
@@ -150,6 +154,7 @@ class Operator:
         setup: Callable[..., None] | None = None,
         backward: Callable[..., Any] | None = None,
         training: Operator | None = None,
+        first_alone: bool = False,
         constants: tuple[str, ...] = (),
         cast: Callable[..., Sequence[Any]] | None = None,
         vmap: Callable[..., Any] | None = None,
@@ -169,9 +174,14 @@ class Operator:
                 f"innerloop::{name}", back, setup_context=setup, lib=LIBRARY
             )
             self.apply, self.transformed = _functions(self, setup, back, rule)
+            self.apply_first = (
+                _first_alone(self, setup, back)
+                if first_alone
+                else lambda *args: self.apply(*args)[0]
+            )
         else:
             LIBRARY.impl(name, self._with_training, "Autograd")
-            self.apply = lambda *args: training.apply(*args)[0]
+            self.apply = training.apply_first
             self.transformed = lambda *args: training.transformed(*args)[0]
         if cast is not None:
             LIBRARY.impl(name, self._autocast, "AutocastCPU")
@@ -184,12 +194,15 @@ class Operator:
         follows = False
         for argument in args:
             kind = type(argument)
+            if kind in _NO_TENSORS:
+                continue
             if kind is Tensor or kind is Parameter:
                 follows = follows or argument.requires_grad
             elif isinstance(argument, Tensor):  # of a subclass, which the dispatcher knows to treat
                 return self._dispatched(args)
         if follows and torch.is_grad_enabled():
-            self._check_constants(args)
+            if self.constants:
+                self._check_constants(args)
             return self.apply(*args)
         return self._computed(*args)
 
@@ -288,6 +301,22 @@ def _functions(
     )
     # The plain one without the unwrapping of torch.func's levels, of which there are none then.
     return super(torch.autograd.Function, plain).apply, transformed.apply
+
+
+def _first_alone(
+    operator: Operator, setup: Callable[..., None] | None, backward: Callable[..., Any]
+) -> Callable[..., Any]:
+    """The plain one of two results that returns the first: each that autograd wraps takes time."""
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        result = operator._computed(*args)
+        setup(ctx, args, result)  # type: ignore[misc]
+        return result[0]
+
+    methods = {"forward": forward, "backward": lambda ctx, dy: backward(ctx, dy, None)}
+    static = {name: staticmethod(method) for name, method in methods.items()}
+    made: Any = type(operator.name, (torch.autograd.Function,), static)
+    return super(torch.autograd.Function, made).apply
 
 
 def _each_slice(operator: Operator, info: Any, dims: Any, *args: Any) -> Any:
