@@ -4,7 +4,7 @@ A small transformer reads a text that this script makes, numbers counted in word
 on with it. It is trained twice from the same seed, each time in a process of its own: by PyTorch
 alone, then with innerloop's modules and optimizer. The losses are the same; time and memory differ.
 
-    python examples/character_model.py --steps 300
+    python examples/character_model.py --steps 200
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-CONTEXT, BATCH, HEADS, LAYERS = 64, 32, 4, 2
+CONTEXT, BATCH, HEADS, LAYERS = 64, 16, 4, 2
 LR = 2e-3
 APART = 0.02  # of losses that begin above 3: rounding alone, grown step by step
 SMALL = (
@@ -131,7 +131,7 @@ def train(accelerated: bool, steps: int, width: int) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Train both ways, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--only", choices=("torch", "innerloop"), help="train in this process")
     options = parser.parse_args(argv)
