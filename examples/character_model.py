@@ -144,9 +144,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = {}
     for name in ("torch", "innerloop"):
         command = [sys.executable, __file__, "--only", name, *size]
-        *said, result = subprocess.check_output(command, text=True).splitlines()
+        *said, last = subprocess.check_output(command, text=True).splitlines()
         print(*said, sep="\n", end="\n" if said else "")
-        results[name] = json.loads(result)
+        results[name] = json.loads(last)
     curves = [torch.tensor(r["losses"]) for r in results.values()]
     apart = (curves[0] - curves[1]).abs().max().item()
     assert apart < APART, f"the losses differ by {apart:.2g}"

@@ -142,8 +142,9 @@ def _language_model(beside: Peers, shape: dict[str, int], sequences: int) -> Cas
     from .torch_models import LanguageModel
 
     torch.manual_seed(0)
-    theirs = LanguageModel(**shape)
-    ours = LanguageModel(**shape, loss=LinearCrossEntropyLoss)
+    make: Any = LanguageModel
+    theirs = make(**shape)
+    ours = make(**shape, loss=LinearCrossEntropyLoss)
     ours.load_state_dict(theirs.state_dict())
     accelerate(ours)
     tokens = torch.randint(shape["vocabulary"], (sequences, shape["context"] + 1))
