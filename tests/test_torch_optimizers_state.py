@@ -14,6 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook  # noqa: E40
 from torch_optimizer_cases import (  # noqa: E402
     FULL,
     NAMES,
+    SHAPES,
     TOLERANCE,
     Run,
     both,
@@ -303,6 +304,42 @@ def test_going_back_through_older_parameters_is_refused() -> None:
         loss.backward()
 
 
+@pytest.fixture
+def mesh(tmp_path: Any) -> Any:
+    """A mesh of one process."""
+    distributed = pytest.importorskip("torch.distributed")
+    if not distributed.is_available():
+        pytest.skip("this PyTorch was built without torch.distributed")
+    store = f"file://{tmp_path / 'store'}"
+    distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    yield distributed.device_mesh.init_device_mesh("cpu", (1,))
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_distributed_tensors_are_stepped_where_they_lie(name: str, mesh: Any) -> None:
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    kind = getattr(plugin, name)
+    for dtype in (torch.float32, torch.bfloat16):
+        plain = Run(kind, parameters(dtype, SHAPES[:2]), **FULL[name])
+        shared = [distribute_tensor(p.detach().clone(), mesh) for p in plain.params]
+        shared = [torch.nn.Parameter(d) for d in shared]
+        optimizer = kind(shared, **FULL[name])
+        for step in range(1, 4):
+            plain.steps(step, step)
+            for p, d in zip(plain.params, shared, strict=True):
+                d.grad = distribute_tensor(p.grad, mesh)
+            optimizer.step()
+        for p, d in zip(plain.params, shared, strict=True):
+            assert torch.equal(p, d.full_tensor())
+            states = plain.optimizer.state[p]
+            assert states.keys() == optimizer.state[d].keys()
+            for key in states.keys() - {"step", "mu_product"}:
+                held = optimizer.state[d][key]
+                assert isinstance(held, DTensor) and torch.equal(held.full_tensor(), states[key])
+
+
 def test_a_compiled_step_runs_as_it_is() -> None:
     pytest.importorskip("torch._dynamo")
     theirs, ours = both("Adam")
@@ -420,6 +457,17 @@ def test_options_that_innerloop_lacks_are_named(name: str) -> None:
     if name in ("SGD", "Adam", "AdamW", "Adagrad", "Lion"):
         with pytest.raises(RuntimeError, match="fused"):
             kind(parameters(), fused=True, foreach=True)
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "RMSprop", "Adadelta", "Adamax", "NAdam"])
+def test_a_checkpoint_of_a_captured_optimizer_goes_on(name: str) -> None:
+    plain, ours = Run(getattr(plugin, name)).steps(1, 3), Run(getattr(plugin, name))
+    state = Run(getattr(torch.optim, name)).steps(1, 2).optimizer.state_dict()
+    state["param_groups"][0]["capturable"] = True
+    ours.steps(1, 2).optimizer.load_state_dict(state)
+    ours.steps(3, 3)
+    for a, b in zip(plain.params, ours.params, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_nadam_refuses_a_product_of_momenta_that_is_not_its_own() -> None:

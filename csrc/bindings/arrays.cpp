@@ -89,10 +89,7 @@ std::atomic<bool> use_reference{false};
 // A tensor that no autograd follows and whose memory is as it lies there, by the short way; null for any other array.
 static py::object lent_tensor(py::handle value) {
   try {
-    if (!has_exchange(value)) return {};
-    const py::object follows = py::getattr(value, "requires_grad", py::none());
-    if (!follows.is(py::handle(Py_False)) || !value.attr("is_neg")().is(py::handle(Py_False))) return {};
-    return from_dlpack(value, bfloat16());
+    return lends_plainly(value) ? py::object(from_dlpack(value, bfloat16())) : py::object();
   } catch (const std::exception&) {
     return {};  // to_numpy says why, and names the argument
   }
@@ -121,6 +118,17 @@ void read_view(py::handle ndarray, const char* name, TensorView& v) {
 Array Arguments::in(py::handle value, const char* name) {
   py::object caller = py::reinterpret_borrow<py::object>(value);
   if (is_ndarray(value)) return view_of(py::reinterpret_borrow<py::array>(value), caller, name);
+  if (direct) {
+    Array borrowed{caller, caller, {}};
+    borrowed.view.name = name;
+    try {
+      if (borrow_view(value, borrowed.view)) {
+        if (!like) like = caller;
+        return borrowed;
+      }
+    } catch (const std::exception&) {  // to_numpy says why, and names the argument
+    }
+  }
   py::array array = helper("to_numpy")(caller, name);
   if (!like && !py::isinstance<py::array>(caller)) like = caller;
   return view_of(array, caller, name);
@@ -145,6 +153,12 @@ Array Arguments::fresh(Dtype dtype, const Shape& shape) {
       throw ValueError("a result of shape " + shape_text(shape) + " would not fit into memory");
     }
   }
+  if (direct && like) {
+    Array made{{}, py::none(), {}};
+    made.view.name = "out";
+    made.owner = fresh_tensor(like, dtype, shape, bytes, made.view);
+    if (made.owner) return made;
+  }
   if (bytes < kCached) return view_of(py::array(numpy_dtype(dtype), shape), py::none(), "out");
   void* p = buffers::acquire(bytes);
   const py::capsule owner(p, [](void* buffer) { buffers::release(buffer); });
@@ -154,7 +168,8 @@ Array Arguments::fresh(Dtype dtype, const Shape& shape) {
 void Arguments::check_overlap(const Array& out, const Array& in, bool in_place) {
   if (out.caller.is_none() || !extents_overlap(out.view, in.view)) return;
   if (in_place && same_view(out.view, in.view)) return;
-  if (!helper("shares_memory")(out.owner, in.owner).cast<bool>()) return;
+  const py::object first = as_ndarray(out.owner, out.view.name), second = as_ndarray(in.owner, in.view.name);
+  if (!helper("shares_memory")(first, second).cast<bool>()) return;
   throw ValueError(std::string(out.view.name) + " must not overlap " + in.view.name +
                    (in_place ? " unless it is the same view" : "") + ", got two views that share memory");
 }
@@ -176,11 +191,20 @@ void Arguments::check_outputs(std::initializer_list<const Array*> written, std::
 
 py::object Arguments::result(const Array& array) const {
   if (!array.caller.is_none()) return array.caller;
-  if (!like) return array.owner;
+  if (!like || !is_ndarray(array.owner)) return array.owner;
   return helper("from_numpy")(array.owner, like);
 }
 
-py::object Arguments::scalar(Dtype dtype, double value) const {
+py::object Arguments::scalar(Dtype dtype, double value) {
+  if (direct && like) {
+    const Array made = fresh(compute_dtype(dtype), {});
+    if (dtype == Dtype::f64) {
+      *reinterpret_cast<double*>(made.view.data) = value;
+    } else {
+      *reinterpret_cast<float*>(made.view.data) = (float)value;
+    }
+    return result(made);
+  }
   py::array array(numpy_dtype(compute_dtype(dtype)), std::vector<py::ssize_t>{});
   if (dtype == Dtype::f64) {
     *static_cast<double*>(array.mutable_data()) = value;

@@ -17,7 +17,7 @@ namespace innerloop {
 namespace py = pybind11;
 
 struct Array {
-  py::object owner;   // a numpy.ndarray over the same memory
+  py::object owner;   // a numpy.ndarray over the same memory; or a tensor, where its library lends and takes them in C
   py::object caller;  // what the caller passed, or none for a fresh array
   TensorView view;
 };
@@ -26,6 +26,9 @@ struct Array {
 py::object as_ndarray(py::handle value, const char* name);
 // The view of a numpy.ndarray. `name` outlives the view.
 void read_view(py::handle ndarray, const char* name, TensorView& view);
+
+// The reference backend, python/innerloop/reference, called as innerloop.reference.<noun>.<function>.
+bool reference_in_use();
 
 class Arguments {
  public:
@@ -47,10 +50,11 @@ class Arguments {
   // The array as the call returns it: the caller's own `out`, or a fresh one in the library of the first argument.
   py::object result(const Array& array) const;
   // A 0-d scalar of what this dtype computes in: a NumPy scalar, or the library's 0-d array.
-  py::object scalar(Dtype dtype, double value) const;
+  py::object scalar(Dtype dtype, double value);
 
  private:
-  py::object like;  // the first argument that is not NumPy's
+  py::object like;                          // the first argument that is not NumPy's
+  const bool direct = !reference_in_use();  // tensors stay tensors: what the reference gets are NumPy's arrays
 };
 
 // What an array that may be absent is to those who take pointers, and to Python.
@@ -67,8 +71,6 @@ struct ParameterValues {
 };
 ParameterValues parameter_values(const char* owner, const Parameter* parameters, int count, const py::dict& given);
 
-// The reference backend, python/innerloop/reference, called as innerloop.reference.<noun>.<function>.
-bool reference_in_use();
 py::object reference(const char* noun);
 void copy_into(const Array& out, py::handle values);  // numpy.copyto: what the reference returned, into the output
 

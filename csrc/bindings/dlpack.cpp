@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "core/buffers.h"
 #include "core/errors.h"
 #include "kernels.h"
 
@@ -46,7 +47,9 @@ struct Exchange {
   uint32_t major, minor;
   const Exchange* previous;  // of an older version, or null
   void* allocate;
-  int (*lend)(void* object, Versioned** out);  // 0, or -1 and a Python exception
+  int (*lend)(void* object, Versioned** out);     // 0, or -1 and a Python exception
+  int (*take)(Versioned* tensor, void** object);  // a new object, which owns the tensor
+  int (*borrow)(void* object, Tensor* out);       // for as long as the object lives; may be null
 };
 constexpr const char *kExchange = "__dlpack_c_exchange_api__", *kExchangeName = "dlpack_exchange_api";
 constexpr uint64_t kReadOnly = 1;
@@ -75,23 +78,21 @@ py::dtype dtype_of(DataType d, const py::dtype& bfloat16) {
   return py::dtype(kind + std::to_string(bytes));
 }
 
-// Checks what a capsule says of itself: sizes that overflow, or arrays that are missing, must not be believed.
-py::array read(const Tensor& t, bool writeable, const py::dtype& bfloat16, const py::capsule& owner) {
+// The address, and shape and strides in bytes. Checks what a tensor says of itself: sizes that overflow, or arrays that
+// are missing, must not be believed.
+char* read_layout(const Tensor& t, int64_t item, int64_t* shape, ptrdiff_t* strides) {
   static char nothing[64];
   if (t.device.type != kCpu && t.device.type != kCudaHost && t.device.type != kRocmHost) {
     refuse("lies on a device of type " + std::to_string(t.device.type) + ", not on the CPU");
   }
   if (t.ndim < 0 || t.ndim > kMaxDims) refuse("has " + std::to_string(t.ndim) + " axes");
   if (t.ndim > 0 && t.shape == nullptr) refuse("has no shape");
-  const py::dtype dtype = dtype_of(t.dtype, bfloat16);
-  std::vector<py::ssize_t> shape((size_t)t.ndim), strides((size_t)t.ndim);
   bool empty = false;
   for (int d = 0; d < t.ndim; d++) {
-    shape[(size_t)d] = t.shape[d];
+    shape[d] = t.shape[d];
     if (t.shape[d] < 0) refuse("has an axis of length " + std::to_string(t.shape[d]));
     empty |= t.shape[d] == 0;
   }
-  const int64_t item = dtype.itemsize();
   int64_t dense = item, reach = 0;
   for (int d = t.ndim - 1; d >= 0; d--) {
     int64_t stride = dense, extent = 0;
@@ -105,11 +106,19 @@ py::array read(const Tensor& t, bool writeable, const py::dtype& bfloat16, const
       overflow |= __builtin_add_overflow(reach, extent, &reach);
       if (overflow) refuse("describes more memory than there is");
     }
-    strides[(size_t)d] = stride;
+    strides[d] = stride;
   }
   if (t.data == nullptr && !empty) refuse("has no data");
-  char* data = t.data == nullptr ? nothing : static_cast<char*>(t.data) + t.byte_offset;
-  py::array array(dtype, shape, strides, data, owner);
+  return t.data == nullptr ? nothing : static_cast<char*>(t.data) + t.byte_offset;
+}
+
+py::array read(const Tensor& t, bool writeable, const py::dtype& bfloat16, const py::capsule& owner) {
+  int64_t shape[kMaxDims];
+  ptrdiff_t strides[kMaxDims];
+  const py::dtype dtype = dtype_of(t.dtype, bfloat16);
+  char* data = read_layout(t, dtype.itemsize(), shape, strides);
+  py::array array(dtype, std::vector<py::ssize_t>(shape, shape + t.ndim),
+                  std::vector<py::ssize_t>(strides, strides + t.ndim), data, owner);
   if (!writeable) py::detail::array_proxy(array.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
   return array;
 }
@@ -136,15 +145,34 @@ py::array read(const Versioned& t, const py::dtype& bfloat16, const py::capsule&
   return read(t.tensor, (t.flags & kReadOnly) == 0, bfloat16, owner);
 }
 
-// Of the type itself: one derived from it may override __dlpack__.
-const Exchange* exchange_of(PyTypeObject* type) {
-  struct Known {
-    PyTypeObject* type;
-    const Exchange* exchange;
-  };
-  static std::atomic<const Known*> last{nullptr};  // of the one library with such tensors that a process mostly has
-  const Known* known = last.load(std::memory_order_acquire);
-  if (known != nullptr && known->type == type) return known->exchange;
+// A type that lends in C.
+struct Lender {
+  PyTypeObject* type;
+  const Exchange* exchange;
+  PyObject* records;  // of its library, whether autograd takes down what is done now; null where it has no autograd
+};
+constexpr int kLenders = 8;  // a process has one library with such tensors, mostly, and a type or two of it
+std::atomic<const Lender*> lenders[kLenders];
+
+void remember(const Lender& lender) {
+  auto made = std::make_unique<Lender>(lender);
+  for (auto& place : lenders) {
+    const Lender* none = nullptr;
+    if (!place.compare_exchange_strong(none, made.get(), std::memory_order_acq_rel)) continue;
+    Py_INCREF(lender.type);  // so that its address names no other type
+    made.release();
+    return;
+  }
+}
+
+// Null for most types. Of the type itself: one derived from it may override __dlpack__, unless `lend_as` says
+// otherwise.
+const Lender* lender_of(PyTypeObject* type) {
+  for (const auto& place : lenders) {
+    const Lender* known = place.load(std::memory_order_acquire);
+    if (known == nullptr) break;
+    if (known->type == type) return known;
+  }
   const py::handle handle(reinterpret_cast<PyObject*>(type));
   if (!handle.attr("__dict__").contains(kExchange)) return nullptr;
   const py::object capsule = handle.attr(kExchange);
@@ -152,14 +180,79 @@ const Exchange* exchange_of(PyTypeObject* type) {
   auto* exchange = static_cast<const Exchange*>(PyCapsule_GetPointer(capsule.ptr(), kExchangeName));
   while (exchange != nullptr && exchange->major > 1) exchange = exchange->previous;
   if (exchange == nullptr || exchange->major != 1) return nullptr;
-  const Known* none = nullptr;
-  auto made = std::make_unique<Known>(Known{type, exchange});
-  if (last.compare_exchange_strong(none, made.get(), std::memory_order_acq_rel)) {
-    handle.inc_ref();  // so that its address names no other type
-    made.release();
+  const py::object package = handle.attr("__module__").attr("partition")(".").attr("__getitem__")(0);
+  const py::object library = py::reinterpret_steal<py::object>(PyImport_GetModule(package.ptr()));
+  const py::object records = library ? py::getattr(library, "is_grad_enabled", py::none()) : py::none();
+  remember({type, exchange, records.is_none() ? nullptr : records.inc_ref().ptr()});
+  for (const auto& place : lenders) {
+    const Lender* known = place.load(std::memory_order_acquire);
+    if (known != nullptr && known->type == type) return known;
   }
-  return exchange;
+  return nullptr;
 }
+
+const Exchange* exchange_of(PyTypeObject* type) {
+  const Lender* lender = lender_of(type);
+  return lender ? lender->exchange : nullptr;
+}
+
+// That instances of `type`, derived from `base`, lend their memory as those of `base` do.
+void lend_as(py::type type, py::type base) {
+  const Lender* lender = lender_of(reinterpret_cast<PyTypeObject*>(base.ptr()));
+  auto* derived = reinterpret_cast<PyTypeObject*>(type.ptr());
+  if (lender != nullptr && lender_of(derived) == nullptr) remember({derived, lender->exchange, lender->records});
+}
+
+bool is_true(PyObject* result) {
+  const py::object held = py::reinterpret_steal<py::object>(result);
+  if (!held) throw py::error_already_set();
+  return !held.is(py::handle(Py_False));
+}
+
+// Whether a tensor's memory is what it looks like, and no gradient is lost if it is read.
+bool is_plain(py::handle value, const Lender& lender) {
+  static PyObject* const requires_grad = PyUnicode_InternFromString("requires_grad");
+  static PyObject* const is_neg = PyUnicode_InternFromString("is_neg");
+  if (is_true(PyObject_GetAttr(value.ptr(), requires_grad))) {
+    if (lender.records == nullptr || is_true(PyObject_CallNoArgs(lender.records))) return false;
+  }
+  return !is_true(PyObject_CallMethodNoArgs(value.ptr(), is_neg));
+}
+
+// False for what no kernel takes.
+bool read_dtype(DataType d, Dtype& dtype) {
+  if (d.lanes != 1) return false;
+  const int bits = d.bits;
+  auto one_of = [&](std::initializer_list<std::pair<int, Dtype>> widths) {
+    for (auto [width, found] : widths) {
+      if (bits != width) continue;
+      dtype = found;
+      return true;
+    }
+    return false;
+  };
+  switch (d.code) {
+    case kFloat:
+      return one_of({{32, Dtype::f32}, {64, Dtype::f64}, {16, Dtype::f16}});
+    case kBfloat:
+      return one_of({{16, Dtype::bf16}});
+    case kInt:
+      return one_of({{64, Dtype::i64}, {32, Dtype::i32}, {16, Dtype::i16}, {8, Dtype::i8}});
+    case kUint:
+      return one_of({{8, Dtype::u8}, {16, Dtype::u16}, {32, Dtype::u32}, {64, Dtype::u64}});
+    case kBool:
+      return one_of({{8, Dtype::boolean}});
+    default:
+      return false;
+  }
+}
+
+// A fresh tensor's memory, until its consumer is done with it.
+struct Owned {
+  Versioned managed;
+  int64_t shape[kMaxDims], strides[kMaxDims];
+  void* buffer;
+};
 
 // With all that we ask for; with less, where the producer knows only an older form of the protocol.
 py::object ask(py::handle value) {
@@ -232,7 +325,59 @@ py::capsule lend(const Lent& lent, const char* name) {
 
 }  // namespace
 
-bool has_exchange(py::handle value) { return exchange_of(Py_TYPE(value.ptr())) != nullptr; }
+bool lends_plainly(py::handle value) {
+  const Lender* lender = lender_of(Py_TYPE(value.ptr()));
+  return lender != nullptr && is_plain(value, *lender);
+}
+
+bool borrow_view(py::handle value, TensorView& view) {
+  const Lender* lender = lender_of(Py_TYPE(value.ptr()));
+  if (lender == nullptr || lender->exchange->borrow == nullptr || !is_plain(value, *lender)) return false;
+  Tensor t = {};
+  if (lender->exchange->borrow(value.ptr(), &t) != 0) throw py::error_already_set();
+  if (!read_dtype(t.dtype, view.dtype)) return false;
+  view.data = read_layout(t, (int64_t)dtype_size(view.dtype), view.shape, view.strides);
+  view.ndim = t.ndim;
+  view.writeable = true;
+  return true;
+}
+
+py::object fresh_tensor(py::handle like, Dtype dtype, const Shape& shape, size_t bytes, TensorView& view) {
+  const Exchange* exchange = exchange_of(Py_TYPE(like.ptr()));
+  if (exchange == nullptr || exchange->borrow == nullptr || shape.size() > (size_t)kMaxDims) return {};
+  auto owned = std::make_unique<Owned>();
+  const int item = (int)dtype_size(dtype);
+  int64_t stride = 1;
+  for (size_t d = shape.size(); d-- > 0;) {
+    owned->shape[d] = view.shape[d] = shape[d];
+    owned->strides[d] = stride;
+    view.strides[d] = (ptrdiff_t)(stride * item);
+    stride *= shape[d] > 0 ? shape[d] : 1;
+  }
+  owned->buffer = buffers::acquire(bytes);
+  view.data = static_cast<char*>(owned->buffer);
+  view.dtype = dtype;
+  view.ndim = (int)shape.size();
+  view.writeable = true;
+  Versioned& m = owned->managed;
+  m = {};
+  m.major = 1;
+  m.context = owned.get();
+  m.deleter = [](Versioned* managed) {
+    auto* held = static_cast<Owned*>(managed->context);
+    buffers::release(held->buffer);
+    delete held;
+  };
+  const int code = dtype == Dtype::bf16 ? kBfloat : kFloat;
+  m.tensor = {owned->buffer,  {kCpu, 0}, (int32_t)view.ndim, {(uint8_t)code, (uint8_t)(item * 8), 1}, owned->shape,
+              owned->strides, 0};
+  void* object = nullptr;
+  if (exchange->take(&owned.release()->managed, &object) != 0) {
+    m.deleter(&m);
+    throw py::error_already_set();
+  }
+  return py::reinterpret_steal<py::object>(static_cast<PyObject*>(object));
+}
 
 py::array from_dlpack(py::handle value, const py::dtype& bfloat16) {
   if (const Exchange* exchange = exchange_of(Py_TYPE(value.ptr()))) {
@@ -264,6 +409,7 @@ py::array from_dlpack(py::handle value, const py::dtype& bfloat16) {
 
 void bind_dlpack(py::module_& m) {
   m.def("from_dlpack", &from_dlpack);
+  m.def("lend_as", &lend_as);
   py::class_<Lent>(m, "Lent", "An array that another library's from_dlpack takes.")
       .def(py::init([](const py::array& array, bool bfloat16) { return Lent{array, bfloat16}; }))
       .def("__dlpack_device__", [](const Lent&) { return py::make_tuple(kCpu, 0); })

@@ -34,7 +34,7 @@ double LossResult::copy_reference(const py::tuple& both) const {
   return 0;
 }
 
-py::object LossResult::result(const Arguments& arguments, Dtype dtype, double value) const {
+py::object LossResult::result(Arguments& arguments, Dtype dtype, double value) const {
   const py::object loss = losses ? arguments.result(*losses) : arguments.scalar(dtype, value);
   if (!gradient) return loss;
   return py::make_tuple(loss, arguments.result(*gradient));

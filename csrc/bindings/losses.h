@@ -32,7 +32,7 @@ struct LossResult {
   // The values that the reference returned for return_grad=True; and what the call returns, `value` being the reduced
   // loss.
   double copy_reference(const py::tuple& both) const;
-  py::object result(const Arguments& arguments, Dtype dtype, double value) const;
+  py::object result(Arguments& arguments, Dtype dtype, double value) const;
 };
 
 // Those of softmax cross-entropy, without the axis.

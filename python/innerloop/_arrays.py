@@ -41,11 +41,14 @@ def to_numpy(value: Any, name: str) -> np.ndarray:
     if isinstance(value, _NOT_ARRAYS):
         raise TypeError(f"{name} must be an array, got {type(value).__name__}")
     if getattr(value, "requires_grad", False) is True:
-        raise TypeError(
-            f"{name} must be an array that no autograd follows, got a tensor that requires grad: "
-            "use innerloop.plugins.torch, whose functions are differentiable, or pass "
-            f"{name}.detach()"
-        )
+        library = sys.modules.get(type(value).__module__.partition(".")[0])
+        if getattr(library, "is_grad_enabled", lambda: True)():
+            raise TypeError(
+                f"{name} must be an array that no autograd follows, got a tensor that requires "
+                "grad: use innerloop.plugins.torch, whose functions are differentiable, or pass "
+                f"{name}.detach()"
+            )
+        value = value.detach()
     if callable(getattr(value, "is_neg", None)) and value.is_neg() is True:
         raise TypeError(  # a view of PyTorch's whose memory holds the negated numbers
             f"{name} must be an array as it lies in memory, got a negated view: call resolve_neg()"

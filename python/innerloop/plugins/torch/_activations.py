@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ... import _core
 from ...reference import ACTIVATIONS
-from ._operator import Operator, array, check, check_shape, elementwise, tensor
+from ._operator import Operator, check, check_shape, elementwise
 
 __all__ = ["activation", "check_activation"]
 
@@ -36,7 +36,7 @@ def parameter_values(name: str, given: dict[str, float]) -> list[float]:
 
 
 def named(name: str, values: Any) -> dict[str, float]:
-    return dict(zip(_PARAMETERS[name], values, strict=False)) if values else {}
+    return dict(zip(_PARAMETERS[name], values, strict=False))
 
 
 def _define_activation(name: str) -> Operator:
@@ -49,15 +49,16 @@ def _define_activation(name: str) -> Operator:
 
     def forward(x: Tensor, *values: float) -> Tensor:
         given = named(name, values) if values else {}
-        return tensor(_core.activation_forward(name, array(x), given, None))
+        return _core.activation_forward(name, x, given, None)
 
     def check_forward(x: Tensor, *values: float) -> Tensor:
         check(x, "x")
         return x.new_empty(x.shape)
 
     def backward(dy: Tensor, saved: Tensor, *values: float) -> Tensor:
-        x, y = (None, array(saved)) if saves_output else (array(saved), None)
-        return tensor(_core.activation_backward(name, array(dy), x, named(name, values), y, None))
+        x, y = (None, saved) if saves_output else (saved, None)
+        given = named(name, values) if values else {}
+        return _core.activation_backward(name, dy, x, given, y, None)
 
     def check_backward(dy: Tensor, saved: Tensor, *values: float) -> Tensor:
         check(dy, "dy")

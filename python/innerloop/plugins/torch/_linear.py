@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ... import _core
 from ...reference import ACTIVATIONS
 from ._activations import SAVES_OUTPUT, named, parameter_values
-from ._operator import Operator, array, check, check_shape, leading, lower, nothing, tensor
+from ._operator import Operator, check, check_shape, leading, lower, transposed
 from ._random import seed_tensor, word
 
 __all__ = ["linear"]
@@ -71,20 +72,10 @@ def _linear(
     seed: Tensor | None = None,
     offset: int = 0,
 ) -> Tensor:
-    return tensor(
-        _core.linear(
-            array(x),
-            array(weight).T,
-            array(bias),
-            activation,
-            named(activation, parameters),
-            None,
-            False,
-            dropout,
-            word(seed),
-            offset,
-        )
-    )
+    given = named(activation, parameters) if parameters else {}
+    number = None if seed is None else word(seed)
+    w = transposed(weight)
+    return _core.linear(x, w, bias, activation, given, None, False, dropout, number, offset)
 
 
 def _linear_with_saved(
@@ -96,21 +87,12 @@ def _linear_with_saved(
     dropout: float = 0.0,
     seed: Tensor | None = None,
     offset: int = 0,
-) -> tuple[Tensor, Tensor]:
-    y, saved = _core.linear(
-        array(x),
-        array(weight).T,
-        array(bias),
-        activation,
-        named(activation, parameters),
-        None,
-        True,
-        dropout,
-        word(seed),
-        offset,
-    )
-    own = _kept(activation, dropout) == "array"
-    return tensor(y), tensor(saved) if own else nothing(x)
+) -> tuple[Tensor, Tensor | None]:
+    given = named(activation, parameters) if parameters else {}
+    number = None if seed is None else word(seed)
+    w = transposed(weight)
+    y, saved = _core.linear(x, w, bias, activation, given, None, True, dropout, number, offset)
+    return y, saved if _kept(activation, dropout) == "array" else None
 
 
 def _linear_backward(
@@ -124,47 +106,36 @@ def _linear_backward(
     seed: Tensor | None,
     offset: int,
     wanted: Any,
-) -> tuple[Tensor, Tensor, Tensor]:
-    ady, ax, aw, kept = array(dy), array(x), array(weight), array(saved)
-    values, number = named(activation, parameters), word(seed)
-    if wanted[0] and wanted[1]:
-        # The kernel writes it through its transpose, in the layout that the weight has.
-        dweight = weight.new_empty(weight.shape)
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    values = named(activation, parameters) if parameters else {}
+    number = None if seed is None else word(seed)
+    # The kernel writes it through its transpose, in the layout that the weight has.
+    dweight = torch.empty_like(weight, memory_format=torch.contiguous_format) if wanted[1] else None
+    if wanted[0] and dweight is not None:
+        out = None, transposed(dweight), None
         dx, _, db = _core.linear_backward(
-            ady,
-            ax,
-            aw.T,
-            kept,
-            activation,
-            values,
-            wanted[2],
-            (None, array(dweight).T, None),
-            dropout,
-            number,
-            offset,
+            *(dy, x, transposed(weight), saved, activation, values, wanted[2], out),
+            *(dropout, number, offset),
         )
-        return tensor(dx), dweight, nothing(x) if db is None else tensor(db)
+        return dx, dweight, db
     # The fused kernel makes dx and dweight together; a product saved is worth a pass over dy.
     if dropout > 0:
-        ady = _core.dropout_backward(ady, dropout, number, offset, None)
+        dy = _core.dropout_backward(dy, dropout, number, offset, None)
     if activation != "identity":
-        y = kept if SAVES_OUTPUT[activation] else None
-        ady = _core.activation_backward(
-            activation, ady, None if y is not None else kept, values, y, None
-        )
-    rows = ady.reshape(-1, ady.shape[-1])
-    none = nothing(x)
-    dx = tensor(_product(ady, aw)) if wanted[0] else none
-    dweight = tensor(_product(rows.T, ax.reshape(-1, ax.shape[-1]))) if wanted[1] else none
-    if not wanted[2]:
-        return dx, dweight, none
-    # As a product: PyTorch's sum would wake its threads, which then spin where ours want to run.
-    ones = array(dy.new_ones((1, rows.shape[0])))
-    return dx, dweight, tensor(_product(ones, rows)).reshape(-1)
+        z, y = (None, saved) if SAVES_OUTPUT[activation] else (saved, None)
+        dy = _core.activation_backward(activation, dy, z, values, y, None)
+    dx = _product(dy, weight) if wanted[0] else None
+    if dy.ndim != 2:
+        dy, x = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])
+    if dweight is not None:
+        _product(transposed(dy), x, dweight)
+    # PyTorch's own sum would leave its threads spinning on the cores that the next kernel needs.
+    db = _product(dy.new_ones(1, len(dy)), dy)[0] if wanted[2] else None
+    return dx, dweight, db
 
 
-def _product(a: Any, b: Any) -> Any:
-    return _core.linear(a, b, None, "identity", {}, None, False, 0.0, None, 0)
+def _product(x: Any, w: Tensor, out: Tensor | None = None) -> Tensor:
+    return _core.linear(x, w, None, "identity", {}, out, False, 0.0, None, 0)
 
 
 def _check_linear_backward(
@@ -183,12 +154,13 @@ def _check_linear_backward(
     )
 
 
-def _linear_setup(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
+def _linear_setup(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor | None]) -> None:
     x, weight, _, name, parameters, dropout, seed, offset = inputs
     kept = {"": None, "output": output[0], "array": output[1]}[_kept(name, dropout)]
     ctx.save_for_backward(x, weight, kept, seed)
     ctx.options = name, parameters, dropout, offset
-    ctx.mark_non_differentiable(output[1])
+    if output[1] is not None:
+        ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
 
 
@@ -220,7 +192,6 @@ _LINEAR_WITH_SAVED = Operator(
     _linear_with_saved,
     _check_linear_with_saved,
     setup=_linear_setup,
-    first_alone=True,
     backward=_linear_differentiate,
 )
 _LINEAR = Operator(
@@ -278,7 +249,7 @@ def linear(
     ValueError
         If shapes do not fit, there is no such activation, or a number is out of its range.
     """
-    if isinstance(dropout, Tensor):
+    if type(dropout) is not float and isinstance(dropout, Tensor):
         raise TypeError("dropout must be a number, got a tensor")
     name = activation or "identity"
     values = parameter_values(name, params)

@@ -10,16 +10,13 @@ from torch import Tensor
 from ... import _core
 from ._operator import (
     Operator,
-    array,
     check,
     check_shape,
     compute_dtype,
     lower,
-    nothing,
     refuse_double,
-    scalar,
-    tensor,
     traced,
+    transposed,
     widest,
 )
 
@@ -134,19 +131,16 @@ def _check_loss_with_grad(logits: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
 
 
 def _loss_of(return_grad: bool, logits: Tensor, target: Tensor, options: Any) -> Any:
-    weight, sample_weight, *rest = _filled(options, 1)
-    arrays = array(logits), array(target), array(weight), array(sample_weight)
-    given: tuple[Any, ...] = (*arrays, *rest, return_grad, 1.0, None)
+    given = logits, target, *_filled(options, 1), return_grad, 1.0, None
     return _core.softmax_cross_entropy(*given)
 
 
 def _loss(logits: Tensor, target: Tensor, *options: Any) -> Tensor:
-    return scalar(_loss_of(False, logits, target, options))
+    return _loss_of(False, logits, target, options)
 
 
 def _loss_with_grad(logits: Tensor, target: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    loss, dlogits = _loss_of(True, logits, target, options)
-    return scalar(loss), tensor(dlogits)
+    return _loss_of(True, logits, target, options)
 
 
 def _loss_setup(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
@@ -233,7 +227,8 @@ def softmax_cross_entropy(
     IndexError
         If a label is neither a class nor `ignore_index`.
     """
-    _check_numbers(label_smoothing=label_smoothing, z_loss=z_loss, ignore_index=ignore_index)
+    if not (type(label_smoothing) is type(z_loss) is float and type(ignore_index) is int):
+        _check_numbers(label_smoothing=label_smoothing, z_loss=z_loss, ignore_index=ignore_index)
     return _LOSS(
         logits,
         target,
@@ -297,27 +292,24 @@ def _check_layer_loss_with_grad(
 def _layer_loss_of(
     x: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None, options: Any, *gradients: Any
 ) -> Any:
-    class_weight, sample_weight, *rest = _filled(options)
-    arrays = array(x), array(weight).T, array(target), array(bias)
-    weights = array(class_weight), array(sample_weight)
-    given: tuple[Any, ...] = (*arrays, *weights, *rest, *gradients)
+    given = x, transposed(weight), target, bias, *_filled(options), *gradients
     return _core.linear_cross_entropy(*given)
 
 
 def _layer_loss(
     x: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None = None, *options: Any
 ) -> Tensor:
-    return scalar(_layer_loss_of(x, weight, target, bias, options, False, 1.0, None))
+    return _layer_loss_of(x, weight, target, bias, options, False, 1.0, None)
 
 
 def _layer_loss_with_grad(
     x: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None = None, *options: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     # Written through its transpose, in the layout that the weight has.
-    dweight = weight.new_empty(weight.shape)
-    out = None, array(dweight).T, None
+    dweight = torch.empty_like(weight, memory_format=torch.contiguous_format)
+    out = None, transposed(dweight), None
     loss, (dx, _, db) = _layer_loss_of(x, weight, target, bias, options, True, 1.0, out)
-    return scalar(loss), tensor(dx), dweight, nothing(x) if db is None else tensor(db)
+    return loss, dx, dweight, db
 
 
 def _layer_loss_setup(ctx: Any, inputs: Any, output: tuple[Tensor, ...]) -> None:
@@ -420,7 +412,8 @@ def linear_cross_entropy(
     TypeError, ValueError, IndexError
         As `softmax_cross_entropy`.
     """
-    _check_numbers(label_smoothing=label_smoothing, z_loss=z_loss, ignore_index=ignore_index)
+    if not (type(label_smoothing) is type(z_loss) is float and type(ignore_index) is int):
+        _check_numbers(label_smoothing=label_smoothing, z_loss=z_loss, ignore_index=ignore_index)
     return _LAYER_LOSS(
         x,
         weight,

@@ -12,13 +12,10 @@ from torch import Tensor
 from ... import _core
 from ._operator import (
     Operator,
-    array,
     check,
     check_shape,
     compute_dtype,
     leading,
-    nothing,
-    tensor,
     widest,
 )
 
@@ -57,22 +54,18 @@ def _define_norm(name: str) -> Operator:
 
     def forward(x: Tensor, *rest: Any) -> Tensor:
         parameters, eps = split(rest)
-        weight, bias = (*map(array, parameters), None)[:2]
-        return tensor(_core.row_norm_forward(name, array(x), weight, bias, eps, None, False))
+        weight, bias = (*parameters, None)[:2]
+        return _core.row_norm_forward(name, x, weight, bias, eps, None, False)
 
     def with_saved(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
         parameters, eps = split(rest)
-        weight, bias = (*map(array, parameters), None)[:2]
-        y, saved = _core.row_norm_forward(name, array(x), weight, bias, eps, None, True)
-        return tensor(y), tensor(saved)
+        weight, bias = (*parameters, None)[:2]
+        return _core.row_norm_forward(name, x, weight, bias, eps, None, True)
 
     def backward(
         dy: Tensor, x: Tensor, saved: Tensor, weight: Tensor | None, bias: bool
-    ) -> tuple[Tensor, ...]:
-        gradients = _core.row_norm_backward(
-            name, array(dy), array(x), array(saved), array(weight), bias, None
-        )
-        return tuple(nothing(x) if g is None else tensor(g) for g in gradients)
+    ) -> tuple[Tensor | None, ...]:
+        return _core.row_norm_backward(name, dy, x, saved, weight, bias, None)
 
     def check_backward(
         dy: Tensor, x: Tensor, saved: Tensor, weight: Tensor | None, bias: bool
@@ -111,7 +104,6 @@ def _define_norm(name: str) -> Operator:
         with_saved,
         check_with_saved,
         setup=setup,
-        first_alone=True,
         backward=differentiate,
     )
     return Operator(
@@ -224,7 +216,7 @@ def rms_norm(
 
 
 def _prelu(x: Tensor, weight: Tensor) -> Tensor:
-    return tensor(_core.prelu_forward(array(x), array(weight), None))
+    return _core.prelu_forward(x, weight, None)
 
 
 def _check_prelu(x: Tensor, weight: Tensor) -> Tensor:
@@ -240,8 +232,7 @@ def _check_prelu(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _prelu_backward(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    dx, dweight = _core.prelu_backward(array(dy), array(x), array(weight), None)
-    return tensor(dx), tensor(dweight)
+    return _core.prelu_backward(dy, x, weight, None)
 
 
 def _check_prelu_backward(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

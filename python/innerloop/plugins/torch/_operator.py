@@ -16,50 +16,29 @@ from ..._arrays import bfloat16_dtype
 
 LIBRARY = torch.library.Library("innerloop", "FRAGMENT")
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_NO_TENSORS = frozenset((type(None), str, float, int, bool, list))  # of arguments
 HALF = (torch.bfloat16, torch.float16)
 
 _BFLOAT16 = bfloat16_dtype()
+_NO_TENSORS = frozenset((type(None), bool, int, float, str, list, tuple))
 _compiling, _autocast = torch.compiler.is_compiling, torch.is_autocast_enabled
 _modes, _scripting = torch._C._len_torch_dispatch_stack, torch._C._is_tracing
 _transforms = torch._C._functorch.peek_interpreter_stack  # of torch.func: None without
-# With it a tensor is lent without a call into Python, and whether or not autograd follows it.
+# Since PyTorch 2.9: tensors are read, and results made, without a call into Python.
 _LENDS_IN_C = hasattr(Tensor, "__dlpack_c_exchange_api__")
+if _LENDS_IN_C:
+    _core.lend_as(Parameter, Tensor)
 
 
-def array(tensor: Tensor | None) -> Any:
-    """A NumPy array over a tensor's memory, of None None."""
-    if tensor is None:
-        return None
-    if type(tensor) is not Tensor or not _LENDS_IN_C:  # a Parameter lends through Python alone
-        tensor = tensor.detach()
-    return _core.from_dlpack(tensor.resolve_neg(), _BFLOAT16)
-
-
-def tensor(result: Any) -> Tensor:
-    """A tensor over the memory of an array that innerloop made."""
-    if result.dtype.kind == "f":
-        return torch.from_numpy(result)
-    return torch.from_dlpack(_core.Lent(result, True))
-
-
-def scalar(loss: Any) -> Tensor:
-    """A loss, which is a NumPy scalar where it is reduced, as a tensor."""
-    if loss.ndim:
-        return tensor(loss)
-    return torch.scalar_tensor(
-        float(loss), dtype=torch.float64 if loss.itemsize == 8 else torch.float32
-    )
+def transposed(matrix: Tensor) -> Any:
+    """A view of a matrix, for the kernels: NumPy makes it in half the time that PyTorch takes."""
+    if matrix.is_neg() or not _LENDS_IN_C:
+        return matrix.detach().t()
+    return _core.from_dlpack(matrix, _BFLOAT16).T
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """What arrays of a dtype are computed in."""
     return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def nothing(like: Tensor) -> Tensor:
-    """What an operator returns where it has nothing to: its schema has no optional results."""
-    return like.new_empty(0)
 
 
 def check(
@@ -123,7 +102,8 @@ class Operator:
     schema : str
         As for `torch.library.define`, with the name. Every default is also one of `kernel`.
     kernel : callable
-        Computes, on the CPU, with tensors that autograd does not follow.
+        Computes, on the CPU, with tensors that autograd does not follow. One of several results
+        may be None; the dispatcher then gives an empty tensor.
     check : callable
         Takes what `kernel` does and raises where it does not fit; returns what `kernel` would,
         without values.
@@ -133,9 +113,6 @@ class Operator:
     training : Operator, optional
         Takes the same arguments, has a derivative, and its first result is this one's: called in
         its place where a gradient will be asked for.
-    first_alone : bool
-        Whether autograd need not see a second result where it is the `training` of another: what
-        the backward pass makes of it has, by the operator that makes it, no derivative.
     constants : tuple of str
         The tensors among the arguments that have no gradient: one that requires grad is refused.
     cast : callable, optional
@@ -154,7 +131,6 @@ class Operator:
         setup: Callable[..., None] | None = None,
         backward: Callable[..., Any] | None = None,
         training: Operator | None = None,
-        first_alone: bool = False,
         constants: tuple[str, ...] = (),
         cast: Callable[..., Sequence[Any]] | None = None,
         vmap: Callable[..., Any] | None = None,
@@ -174,14 +150,9 @@ class Operator:
                 f"innerloop::{name}", back, setup_context=setup, lib=LIBRARY
             )
             self.apply, self.transformed = _functions(self, setup, back, rule)
-            self.apply_first = (
-                _first_alone(self, setup, back)
-                if first_alone
-                else lambda *args: self.apply(*args)[0]
-            )
         else:
             LIBRARY.impl(name, self._with_training, "Autograd")
-            self.apply = training.apply_first
+            self.apply = lambda *args: training.apply(*args)[0]
             self.transformed = lambda *args: training.transformed(*args)[0]
         if cast is not None:
             LIBRARY.impl(name, self._autocast, "AutocastCPU")
@@ -194,22 +165,33 @@ class Operator:
         follows = False
         for argument in args:
             kind = type(argument)
-            if kind in _NO_TENSORS:
-                continue
             if kind is Tensor or kind is Parameter:
-                follows = follows or argument.requires_grad
-            elif isinstance(argument, Tensor):  # of a subclass, which the dispatcher knows to treat
-                return self._dispatched(args)
+                if argument.requires_grad:
+                    follows = True
+            elif kind not in _NO_TENSORS:
+                if isinstance(argument, Tensor):  # of a subclass
+                    return self._dispatched(args)
+                self.check(*args)  # other libraries' arrays are none
         if follows and torch.is_grad_enabled():
             if self.constants:
                 self._check_constants(args)
             return self.apply(*args)
-        return self._computed(*args)
+        try:
+            return self.kernel(*args)
+        except Exception:
+            return self._explained(args)
 
     def _dispatched(self, args: Sequence[Any]) -> Any:
         for argument, name in zip(args, self.arguments, strict=False):
-            if isinstance(argument, Tensor) and argument.device.type != "cpu":
+            if not isinstance(argument, Tensor):
+                continue
+            if argument.device.type != "cpu":
                 raise TypeError(f"{name} must be on the CPU, got one on {argument.device}")
+            if type(argument) not in (Tensor, Parameter) and hasattr(argument, "to_local"):
+                raise TypeError(
+                    f"{name} must not be a DTensor: call innerloop::{self.name} with "
+                    f"{name}.to_local(), or in a module of fully_shard"
+                )
         if torch.compiler.is_compiling():
             return self.op(*args)
         transform = _transforms()
@@ -219,18 +201,29 @@ class Operator:
         return self.transformed(*args)
 
     def _computed(self, *args: Any) -> Any:
+        """What the dispatcher calls: autograd is done with the tensors, but has not said so."""
         if forward_ad._current_level >= 0:
             self._refuse_tangents(args)
         try:
-            return self.kernel(*args)
+            with torch.no_grad():
+                result = self.kernel(*args)
         except Exception:
-            for argument, name in zip(args, self.arguments, strict=False):
-                if isinstance(argument, Tensor) and argument.device.type != "cpu":
-                    raise TypeError(
-                        f"{name} must be on the CPU, got one on {argument.device}"
-                    ) from None
-            self.check(*args)  # says it in PyTorch's names
-            raise
+            result = self._explained(args)
+        return _without_none(result, args[0])
+
+    def _explained(self, args: Sequence[Any]) -> Any:
+        """Raise what the kernel has raised, in the names that the arguments have here.
+
+        A view whose memory holds the negated numbers is no error: it is copied.
+        """
+        if any(isinstance(a, Tensor) and a.is_neg() for a in args):
+            args = [a.detach().resolve_neg() if isinstance(a, Tensor) else a for a in args]
+            return self.kernel(*args)
+        for argument, name in zip(args, self.arguments, strict=False):
+            if isinstance(argument, Tensor) and argument.device.type != "cpu":
+                raise TypeError(f"{name} must be on the CPU, got one on {argument.device}")
+        self.check(*args)
+        raise
 
     def _check_constants(self, args: Sequence[Any]) -> None:
         for value, name in zip(args, self.arguments, strict=False):
@@ -274,7 +267,10 @@ def _functions(
     """An operator for autograd past the dispatcher: plain, and under torch.func's transforms."""
 
     def forward(ctx: Any, *args: Any) -> Any:
-        result = operator._computed(*args)
+        try:
+            result = operator.kernel(*args)
+        except Exception:
+            result = operator._explained(args)
         if setup is not None:
             setup(ctx, args, result)
         return result
@@ -303,27 +299,23 @@ def _functions(
     return super(torch.autograd.Function, plain).apply, transformed.apply
 
 
-def _first_alone(
-    operator: Operator, setup: Callable[..., None] | None, backward: Callable[..., Any]
-) -> Callable[..., Any]:
-    """The plain one of two results that returns the first: each that autograd wraps takes time."""
-
-    def forward(ctx: Any, *args: Any) -> Any:
-        result = operator._computed(*args)
-        setup(ctx, args, result)  # type: ignore[misc]
-        return result[0]
-
-    methods = {"forward": forward, "backward": lambda ctx, dy: backward(ctx, dy, None)}
-    static = {name: staticmethod(method) for name, method in methods.items()}
-    made: Any = type(operator.name, (torch.autograd.Function,), static)
-    return super(torch.autograd.Function, made).apply
+def _without_none(result: Any, like: Tensor) -> Any:
+    """Results as the dispatcher takes them: a schema has no optional ones."""
+    if type(result) is not tuple:
+        return result
+    return tuple(like.new_empty(0) if r is None else r for r in result)
 
 
 def _each_slice(operator: Operator, info: Any, dims: Any, *args: Any) -> Any:
     """The rule of any operator: one call for each slice of what is batched."""
     batched = [isinstance(a, Tensor) and d is not None for a, d in zip(args, dims, strict=True)]
     results = [
-        operator(*(a.select(d, i) if b else a for a, d, b in zip(args, dims, batched, strict=True)))
+        _without_none(
+            operator(
+                *(a.select(d, i) if b else a for a, d, b in zip(args, dims, batched, strict=True))
+            ),
+            args[0],
+        )
         for i in range(info.batch_size)
     ]
     if isinstance(results[0], Tensor):

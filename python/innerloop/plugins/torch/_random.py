@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ... import _core
-from ._operator import Operator, array, check, check_shape, tensor
+from ._operator import Operator, check, check_shape
 
 __all__ = ["dropout"]
 
@@ -51,7 +51,7 @@ def _check_dropout(x: Tensor, p: float, seed: Tensor, offset: int = 0) -> Tensor
 
 
 def _dropout(x: Tensor, p: float, seed: Tensor, offset: int = 0) -> Tensor:
-    return tensor(_core.dropout_forward(array(x), p, word(seed), offset, None))
+    return _core.dropout_forward(x, p, word(seed), offset, None)
 
 
 def _setup(ctx: Any, inputs: Any, output: Tensor) -> None:
@@ -102,6 +102,6 @@ def dropout(
     ValueError
         If a number is out of its range.
     """
-    if isinstance(p, Tensor):
+    if type(p) is not float and isinstance(p, Tensor):
         raise TypeError("p must be a number, got a tensor")
     return _DROPOUT(x, p, seed_tensor(seed), offset)
