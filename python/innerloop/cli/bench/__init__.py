@@ -40,6 +40,7 @@ NOUNS = {
     "norms": 32,
     "softmax": 35,
     "mlp": 40,
+    "torch": 110,
 }
 WORDS = {
     "machine": "the limits alone",
