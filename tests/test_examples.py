@@ -56,13 +56,14 @@ def test_out_of_core() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "library"), [("dask_search", "distributed"), ("ray_search", "ray")]
+    ("backend", "library"), [("loky", "joblib"), ("dask", "distributed"), ("ray", "ray")]
 )
-def test_search_on_a_cluster_of_two_processes(name: str, library: str) -> None:
+def test_search_in_two_processes(backend: str, library: str) -> None:
     if importlib.util.find_spec(library) is None:
         pytest.skip(f"{library} is not installed")
+    options = ("--backend", backend, "--rows", "300", "--epochs", "10")
     done = subprocess.run(  # a process of its own: their threads outlive a test
-        [sys.executable, str(EXAMPLES / f"{name}.py"), "--rows", "300", "--epochs", "10"],
+        [sys.executable, str(EXAMPLES / "search.py"), *options],
         capture_output=True,
         text=True,
         timeout=120,
@@ -71,5 +72,5 @@ def test_search_on_a_cluster_of_two_processes(name: str, library: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [line.split() for line in done.stdout.splitlines() if "learning_rate_init" in line]
     assert len(lines) == 4 and max(float(line[0]) for line in lines) > 0.6, done.stdout
-    if name == "dask_search":
+    if backend == "dask":
         assert "2 workers" in done.stdout

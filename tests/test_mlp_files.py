@@ -57,6 +57,23 @@ def test_what_was_saved_comes_back(name, kind, tmp_path, target):
     same(mlp.parameters, other.parameters)
 
 
+def test_a_file_that_cannot_be_written_leaves_the_old_one(kind, tmp_path, monkeypatch):
+    path = saved(network(seed=1), tmp_path / f"a.{kind}")
+    before = path.read_bytes()
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(np, "savez", full)
+    if kind == "safetensors":
+        import safetensors.numpy
+
+        monkeypatch.setattr(safetensors.numpy, "save", full)
+    with pytest.raises(OSError, match="no space left"):
+        network(seed=2).save(path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
 def test_paths(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mlp = network()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import os
 import signal
+import subprocess
 import sys
 import threading
 from typing import Any
@@ -451,8 +453,8 @@ def test_ctrl_c_at_any_moment(alarm):
     mlp, optimizer, other, theirs = twins(network(), lambda p: il.SGD(p, lr=0.01))
     stopped = 0
     for attempt in range(60):
-        alarm(0.0002 + attempt % 20 * 0.0004)
         try:
+            alarm(0.0002 + attempt % 20 * 0.0004)
             for _ in range(100):
                 mlp.fit_epoch(x, y, optimizer, 4, order=order)
         except Alarm:
@@ -469,6 +471,26 @@ def test_ctrl_c_at_any_moment(alarm):
             same(mlp.parameters, other.parameters)
             break
     assert stopped > 0 and expected
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads as Linux does")
+def test_the_number_of_threads_is_kept_to():
+    """In a process that has started none yet: every method starts those that it may."""
+    code = """
+import os, numpy as np, innerloop as il
+il.set_num_threads(2)
+x, y = np.ones((2048, 256), np.float32), np.zeros(2048, np.int64)
+def started(n_threads):
+    mlp = il.MLP([256, 256, 10], n_threads=n_threads)
+    before = len(os.listdir("/proc/self/task"))
+    for call in (mlp.forward, mlp.predict):
+        call(x)
+    mlp.gradients(x, y), mlp.evaluate(x, y), mlp.fit_epoch(x, y, batch_size=512)
+    return len(os.listdir("/proc/self/task")) - before
+print(started(1), started(2))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["0", "1"], done.stderr
 
 
 def test_two_networks_in_two_threads():

@@ -18,6 +18,7 @@
 #include "core/checks.h"
 #include "core/dispatch.h"
 #include "core/elementwise_losses.h"
+#include "core/pool.h"
 
 namespace innerloop {
 namespace {
@@ -66,7 +67,8 @@ class Network {
     o.penalty_over_weights = boolean(objective["penalty_over_weights"], "penalty_over_weights");
   }
 
-  py::object forward(py::handle x) const {
+  // `threads`: that it may use, or 0 for all; so below.
+  py::object forward(py::handle x, int threads) const {
     check_held();
     Arguments call;
     const Array ax = call.in(x, "X");
@@ -74,6 +76,7 @@ class Network {
     const Array y = call.fresh(network.dtype, {ax.view.shape[0], network.outputs()});
     {
       py::gil_scoped_release release;
+      const pool::Limit limit(threads > 0 ? threads : pool::threads());
       mlp_forward(network, ax.view, y.view);
     }
     return y.owner;
@@ -81,7 +84,7 @@ class Network {
 
   // The loss; its gradients into `grads`, a list of dw, db, dw, ..., unless that is None.
   double loss(py::handle x, py::handle target, py::handle sample_weight, py::handle grads,
-              py::handle dropout_offset) const {
+              py::handle dropout_offset, int threads) const {
     check_held();
     const Learns learns(*this, x, target, sample_weight);
     const Gradients gradients(*this, grads);
@@ -89,6 +92,7 @@ class Network {
     if (!dropout_offset.is_none()) offset = word64(dropout_offset, "dropout_offset");
     const bool drops = !dropout_offset.is_none();
     py::gil_scoped_release release;
+    const pool::Limit limit(threads > 0 ? threads : pool::threads());
     return mlp_loss(network, learns.rows, gradients.all.empty() ? nullptr : gradients.all.data(),
                     drops ? &offset : nullptr);
   }

@@ -20,6 +20,8 @@ namespace {
 
 constexpr int64_t kForwardRows = 512;  // rows that go through all layers at a time where nothing is kept of them
 constexpr int kTrials = 8;             // batches by which a number of threads is judged, by the fastest of them
+constexpr int64_t kGatherAhead = 4;    // rows that are asked for before they are copied,
+constexpr int64_t kGatherBytes = 512;  // and how much of each: the rest comes by itself
 constexpr double kWorth = 0.9;         // of one thread's time: more than one that take longer are not worth it
 
 int64_t bytes_of(int64_t rows, int64_t columns, Dtype dtype) {
@@ -48,6 +50,10 @@ void gather(const TensorView& t, const int64_t* order, int64_t count, char* to, 
   for (int64_t i = 0; i < count; i++, to += pitch) {
     const char* row = t.data + order[i] * t.strides[0];
     if (step == item) {
+      if (i + kGatherAhead < count) {
+        const char* next = t.data + order[i + kGatherAhead] * t.strides[0];
+        for (ptrdiff_t at = 0; at < std::min(columns * item, kGatherBytes); at += 64) __builtin_prefetch(next + at);
+      }
       memcpy(to, row, (size_t)(columns * item));
     } else {
       for (int64_t j = 0; j < columns; j++) memcpy(to + j * item, row + j * step, (size_t)item);

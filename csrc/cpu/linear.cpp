@@ -8,22 +8,27 @@ namespace innerloop::INNERLOOP_ISA {
 namespace {
 
 template <class Rule, class T>
-void finish_tile(const Finish& f) {
+void finish_tile(const Finish& given) {
   using V = Native<T>;
+  const Finish f = given;  // a copy that no store can alias: a tile of few steps of k is mostly this
   const Rule rule = make_rule<Rule>(f.parameters);
-  for (int r = 0; r < f.rows; r++) {
-    V row_bias(T(0));
-    if (f.bias != nullptr && f.bias_by_row) {
-      T value;
-      memcpy(&value, f.bias + r * sizeof(T), sizeof value);
-      row_bias = V(value);
-    }
-    for (int v = 0; v < f.vectors; v++) {
-      const ptrdiff_t at = v * sizeof(V);
-      V z = V::load(f.sum + r * f.sum_row + at);
-      if (f.bias != nullptr) z = z + (f.bias_by_row ? row_bias : V::load(f.bias + at));
-      if (f.z != nullptr) z.store(f.z + r * f.z_row + at);
-      rule.forward(z).store(f.y + r * f.y_row + at);
+  const bool by_row = f.bias != nullptr && f.bias_by_row, by_column = f.bias != nullptr && !f.bias_by_row;
+  for (int v = 0; v < f.vectors; v++) {
+    const char* sum = f.sum + v * sizeof(V);
+    char *y = f.y + v * sizeof(V), *z = f.z + (f.z != nullptr ? v * sizeof(V) : 0);
+    V bias = by_column ? V::load(f.bias + v * sizeof(V)) : V(T(-0.0));  // which changes no sum, -0 neither
+    for (int r = 0; r < f.rows; r++, sum += f.sum_row, y += f.y_row) {
+      if (by_row) {
+        T value;
+        memcpy(&value, f.bias + r * sizeof(T), sizeof value);
+        bias = V(value);
+      }
+      const V whole = V::load(sum) + bias;
+      if (z != nullptr) {
+        whole.store(z);
+        z += f.z_row;
+      }
+      rule.forward(whole).store(y);
     }
   }
 }

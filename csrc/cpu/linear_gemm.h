@@ -26,12 +26,17 @@ class Block {
         a_buffer(scratch),
         b_buffer(scratch + plan.a_bytes),
         spare(scratch + plan.a_bytes + plan.b_bytes),
-        sums(spare + plan.spare_bytes) {}
+        sums(spare + plan.spare_bytes),
+        y_has_rows(stores_rows<T>(product, product.y)),
+        z_has_rows(product.z.data != nullptr && stores_rows<T>(product, product.z)),
+        apart_row(plan.sums_bytes > 0 ? plan.template sums_row<T>() : 0) {}
 
   void run(int64_t row, int64_t row_end, int64_t column, int64_t column_end) {
     rows_begin = row;
     rows_end = row_end;
     tiles = ceil_div(row_end - row, plan.rows_in_tile);
+    rows_in_tile = tiles > 0 ? (row_end - row) / tiles : 0;
+    taller_tiles = row_end - row - tiles * rows_in_tile;
     const int64_t block_columns = plan.panels * kPanel<T>;
     if (plan.b_in_slices) return run_in_slices(column, column_end, block_columns);
     for (int64_t j = column; j < column_end; j += block_columns) {
@@ -91,9 +96,13 @@ class Block {
   const Product& p;
   const Plan& plan;
   char *a_buffer, *b_buffer, *spare, *sums;
-  int64_t columns_begin = 0;                        // of the panels at hand
-  int64_t rows_begin = 0, rows_end = 0, tiles = 0;  // rows are dealt out evenly, so that no tile is left with one row
-  int64_t k_begin = 0, depth = 0;                   // this block of k
+  const bool y_has_rows, z_has_rows;  // for whole vectors of a tile
+  const ptrdiff_t apart_row;          // of sums that are kept apart between blocks of k; or 0
+  int64_t columns_begin = 0;          // of the panels at hand
+  int64_t rows_begin = 0, rows_end = 0;
+  // Rows are dealt out evenly, so that no tile is left with one row: the first tiles have one more than the others.
+  int64_t tiles = 0, rows_in_tile = 0, taller_tiles = 0;
+  int64_t k_begin = 0, depth = 0;  // this block of k
   bool first = true, last = true;
 
   template <class Source, int Rows, int Groups, bool Whole>
@@ -251,7 +260,9 @@ class Block {
     });
   }
 
-  int64_t tile_begin(int64_t tile) const { return rows_begin + (rows_end - rows_begin) * tile / tiles; }
+  int64_t tile_begin(int64_t tile) const {
+    return rows_begin + tile * rows_in_tile + (tile < taller_tiles ? tile : taller_tiles);
+  }
 
   void block_of_k(int64_t j, int64_t j_end) {
     if (p.panels == nullptr) pack_b(j, j_end);
@@ -321,14 +332,11 @@ class Block {
     alignas(64) char sum[kTileVectors * sizeof(V)];
     const int vectors = (columns + V::lanes - 1) / V::lanes;
     const ptrdiff_t sum_row = vectors * (ptrdiff_t)sizeof(V);
-    const bool whole = columns % V::lanes == 0;
-    const bool y_direct = whole && stores_rows<T>(p, p.y);
-    const bool apart = plan.sums_bytes > 0;
-    const ptrdiff_t apart_row = plan.sums_row<T>();
-    char* y = y_direct ? address(p.y, row, column)
-              : apart  ? sums + (row - rows_begin) * apart_row + (column - columns_begin) * item
-                       : sum;
-    const ptrdiff_t y_row = y_direct ? p.y.row : apart ? apart_row : sum_row;
+    const bool y_direct = y_has_rows && columns % V::lanes == 0;
+    char* y = y_direct        ? p.y.data + row * p.y.row + column * item
+              : apart_row > 0 ? sums + (row - rows_begin) * apart_row + (column - columns_begin) * item
+                              : sum;
+    const ptrdiff_t y_row = y_direct ? p.y.row : apart_row > 0 ? apart_row : sum_row;
     if (y_direct) {
       for (int r = 0; r < rows; r++) {  // there when the last step of k is done
         prefetch(y + r * y_row);
@@ -337,7 +345,7 @@ class Block {
     }
     if (!first && y == sum) load_result(sum, sum_row, row, rows, column, columns);
 
-    const bool finishing = last && (p.epilogue != nullptr || apart);
+    const bool finishing = last && (p.epilogue != nullptr || apart_row > 0);
     const Tile multiply = wide ? find_wide_tile<T>(rows) : find_tile<T>(rows, vectors);
     multiply(depth, a, a_row, a_step, b, panel_row, b_panel, first ? nullptr : y, y_row, finishing ? sum : y,
              finishing ? sum_row : y_row);
@@ -350,22 +358,23 @@ class Block {
 
   // A tile of finished sums, through the epilogue, to y and z.
   void finish(char* sum, ptrdiff_t sum_row, int64_t row, int rows, int64_t column, int columns) const {
-    const bool whole = columns % V::lanes == 0;
-    const bool y_direct = whole && stores_rows<T>(p, p.y);
+    const bool whole = columns % V::lanes == 0, y_direct = whole && y_has_rows;
     if (p.epilogue != nullptr) {
       alignas(64) char kept[kTileVectors * sizeof(V)];
-      const bool z_direct = whole && p.z.data != nullptr && stores_rows<T>(p, p.z);
-      const ptrdiff_t kept_row = (columns + V::lanes - 1) / V::lanes * (ptrdiff_t)sizeof(V);
+      const bool z_direct = whole && z_has_rows;
       Finish f;
       f.sum = sum;
       f.sum_row = sum_row;
       f.rows = rows;
       f.vectors = (columns + V::lanes - 1) / V::lanes;
+      const ptrdiff_t kept_row = f.vectors * (ptrdiff_t)sizeof(V);
       f.bias = p.bias == nullptr ? nullptr : p.bias + (p.transposed ? row : column) * item;
       f.bias_by_row = p.transposed;
-      f.y = y_direct ? address(p.y, row, column) : sum;
+      f.y = y_direct ? p.y.data + row * p.y.row + column * item : sum;
       f.y_row = y_direct ? p.y.row : sum_row;
-      f.z = p.z.data == nullptr || p.keeps_output ? nullptr : z_direct ? address(p.z, row, column) : kept;
+      f.z = p.z.data == nullptr || p.keeps_output ? nullptr
+            : z_direct                            ? p.z.data + row * p.z.row + column * item
+                                                  : kept;
       f.z_row = z_direct ? p.z.row : kept_row;
       f.parameters = p.parameters;
       p.epilogue(f);

@@ -45,13 +45,35 @@ template <>
 HD Vec<double, 4> load_partial<Vec<double, 4>>(const void* p, int n) {
   return (Vec<double, 4>::raw)_mm256_maskload_pd((const double*)p, first_lanes_of_4(n));
 }
+// In pieces: a masked store is one instruction, but Zen takes it apart into dozens, and the others wait behind it.
 template <>
 HD void store_partial<Vec<float, 8>>(Vec<float, 8> a, void* p, int n) {
-  _mm256_maskstore_ps((float*)p, first_lanes_of_8(n), (__m256)a.v);
+  if (n >= 8) return a.store(p);
+  auto* to = (float*)p;
+  __m128 rest = _mm256_castps256_ps128((__m256)a.v);
+  if (n & 4) {
+    _mm_storeu_ps(to, rest);
+    rest = _mm256_extractf128_ps((__m256)a.v, 1);
+    to += 4;
+  }
+  if (n & 2) {
+    _mm_storel_pi((__m64*)to, rest);
+    rest = _mm_movehl_ps(rest, rest);
+    to += 2;
+  }
+  if (n & 1) _mm_store_ss(to, rest);
 }
 template <>
 HD void store_partial<Vec<double, 4>>(Vec<double, 4> a, void* p, int n) {
-  _mm256_maskstore_pd((double*)p, first_lanes_of_4(n), (__m256d)a.v);
+  if (n >= 4) return a.store(p);
+  auto* to = (double*)p;
+  __m128d rest = _mm256_castpd256_pd128((__m256d)a.v);
+  if (n & 2) {
+    _mm_storeu_pd(to, rest);
+    rest = _mm256_extractf128_pd((__m256d)a.v, 1);
+    to += 2;
+  }
+  if (n & 1) _mm_store_sd(to, rest);
 }
 
 // The products of the low halves.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -52,11 +53,20 @@ def save(network: MLP, path: str | os.PathLike[str]) -> None:
     }
     text = json.dumps(own)
     library = _safetensors() if suffix == ".safetensors" else None
-    with open(path, "wb") as file:
-        if library is None:
-            np.savez(file, network=np.frombuffer(text.encode(), np.uint8), **arrays)  # type: ignore[arg-type]
-        else:
-            file.write(library.numpy.save(arrays, metadata={"innerloop.MLP": text}))
+    # Written beside it, then put in its place at once: a full disk leaves the file that was there.
+    whole = os.path.realpath(path)
+    part = f"{whole}.{os.getpid()}.part"
+    try:
+        with open(part, "wb") as file:
+            if library is None:
+                np.savez(file, network=np.frombuffer(text.encode(), np.uint8), **arrays)  # type: ignore[arg-type]
+            else:
+                file.write(library.numpy.save(arrays, metadata={"innerloop.MLP": text}))
+        os.replace(part, whole)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(part)
+        raise
 
 
 def load(cls: type[MLP], path: str | os.PathLike[str]) -> MLP:

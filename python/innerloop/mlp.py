@@ -78,8 +78,8 @@ class MLP:
         between its versions) and dropout. In [0, 2**64).
     dtype : {"float32", "float64"}
     n_threads : int, optional
-        That training may use. None: one or all, whichever is faster over the first batches. The
-        results have the same bits for any number.
+        That its methods may use. None: all; in training, one or all, whichever is faster over the
+        first batches. The results have the same bits for any number.
 
     Attributes
     ----------
@@ -219,7 +219,7 @@ class MLP:
         if _core.backend() == "reference":
             self._check_inputs(x)
             return reference.mlp.forward(self._layers, x)
-        return self._network.forward(x)
+        return self._network.forward(x, self.n_threads or 0)
 
     def predict(self, X: Any) -> Any:
         """Return each row's class, labels of 0 and 1 of a binary loss, or the output itself.
@@ -513,7 +513,9 @@ class MLP:
         dropout_offset: int | None,
     ) -> float:
         if _core.backend() != "reference":
-            return self._network.loss(x, target, weights, gradients, dropout_offset)
+            return self._network.loss(
+                x, target, weights, gradients, dropout_offset, self.n_threads or 0
+            )
         self._network.check_labels(target)
         loss, made = reference.mlp.loss_and_gradients(
             *(self._layers, self._objective, x, target, weights),

@@ -111,8 +111,10 @@ feature_names_in_ : array of str
 
 Notes
 -----
-Data of float32 are trained on in float32, and so are the predictions of such a network. Sparse data
-are made dense some rows at a time.
+The objective, its gradient, the schedules and the order of random draws are those of scikit-learn
+1.9's estimators of these names, as are the exceptions that methods raise. Data of float32 are
+trained on in float32, and so are the predictions of such a network. Sparse data are made dense some
+rows at a time.
 """
 
 Self = TypeVar("Self", bound=Perceptron)

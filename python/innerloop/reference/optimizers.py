@@ -412,15 +412,19 @@ def adamax(
     return param - lr / (1.0 - beta1**step) * exp_avg / exp_inf, exp_avg, exp_inf
 
 
+def nadam_mu(t: Any, beta1: float, momentum_decay: float) -> Any:
+    """Return the momentum mu(t) of NAdam."""
+    return beta1 * (1.0 - 0.5 * 0.96 ** (t * momentum_decay))
+
+
 def nadam_momentum(t: int, beta1: float, momentum_decay: float) -> tuple[float, float]:
     """Return mu(t) of NAdam and the product of mu(1) .. mu(t)."""
     # Of a million factors below 1 - 0.5 * 0.96**(k * momentum_decay), either the product is 0 by
     # then, or the rest are all beta1.
     early = np.arange(1.0, min(t, 10**6) + 1)
     with np.errstate(under="ignore"):
-        factors = beta1 * (1.0 - 0.5 * 0.96 ** (early * momentum_decay))
-        product = np.prod(factors) * beta1 ** (t - len(early))
-    return beta1 * (1.0 - 0.5 * 0.96 ** (t * momentum_decay)), float(product)
+        product = np.prod(nadam_mu(early, beta1, momentum_decay)) * beta1 ** (t - len(early))
+    return nadam_mu(t, beta1, momentum_decay), float(product)
 
 
 @optimizer(class_name="NAdam")
