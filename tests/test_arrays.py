@@ -302,3 +302,45 @@ def test_a_call_keeps_no_tensor() -> None:
         il.relu(x)
     del x
     assert sys.getrefcount(memory) == before
+
+
+def test_tensors_that_require_grad_are_read_where_autograd_records_nothing() -> None:
+    torch = pytest.importorskip("torch")
+    for x in (torch.ones(3, requires_grad=True), torch.nn.Parameter(torch.ones(3))):
+        with torch.no_grad():
+            y = il.relu(x)
+        assert torch.equal(y, torch.ones(3)) and not y.requires_grad
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (0, 3), (5,), (2, 1, 3), (300, 300)])
+def test_results_for_tensors_are_tensors_of_their_own_memory(shape: tuple[int, ...]) -> None:
+    torch = pytest.importorskip("torch")
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        x = torch.full(shape, 2.0, dtype=dtype)
+        ys = [il.relu(x) for _ in range(3)]
+        ys[0] += 1
+        assert ys[1].is_contiguous() and ys[1].shape == x.shape and ys[1].dtype == dtype
+        assert torch.equal(ys[0], x + 1) and torch.equal(ys[1], x) and torch.equal(ys[2], x)
+        part = ys[1][..., 1:] if x.ndim else ys[1]
+        del ys
+        assert torch.equal(part, x[..., 1:] if x.ndim else x)  # a view keeps it
+
+
+def test_the_memory_of_results_goes_back_to_the_cache() -> None:
+    torch = pytest.importorskip("torch")
+    il.empty_cache()
+    y = il.relu(torch.ones(1 << 18))
+    assert _core.buffer_cache_held() == 0
+    del y
+    assert _core.buffer_cache_held() >= 1 << 20
+
+
+def test_errors_of_tensors_name_the_argument() -> None:
+    torch = pytest.importorskip("torch")
+    x = torch.ones(3, 4)
+    with pytest.raises(ValueError, match="out must not overlap"):
+        il.softmax(x[:, :3], out=x[:, 1:])
+    with pytest.raises(TypeError, match="out must be float32"):
+        il.relu(x, out=x.double())
+    with pytest.raises(TypeError, match="x must be"):
+        il.relu(x.to(torch.complex64))

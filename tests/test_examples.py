@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,19 @@ def run(name: str, *argv: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.main(argv)
+
+
+def run_apart(name: str, *argv: str, launcher: Sequence[str] = ()) -> str:
+    """What it prints in a process of its own, for threads that would outlive a test."""
+    done = subprocess.run(
+        [sys.executable, *launcher, str(EXAMPLES / f"{name}.py"), *argv],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PACKAGE), *sys.path])},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def test_every_example_is_tested() -> None:
@@ -61,16 +75,20 @@ def test_out_of_core() -> None:
 def test_search_in_two_processes(backend: str, library: str) -> None:
     if importlib.util.find_spec(library) is None:
         pytest.skip(f"{library} is not installed")
-    options = ("--backend", backend, "--rows", "300", "--epochs", "10")
-    done = subprocess.run(  # a process of its own: their threads outlive a test
-        [sys.executable, str(EXAMPLES / "search.py"), *options],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PACKAGE), *sys.path])},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    lines = [line.split() for line in done.stdout.splitlines() if "learning_rate_init" in line]
-    assert len(lines) == 4 and max(float(line[0]) for line in lines) > 0.6, done.stdout
+    done = run_apart("search", "--backend", backend, "--rows", "300", "--epochs", "10")
+    lines = [line.split() for line in done.splitlines() if "learning_rate_init" in line]
+    assert len(lines) == 4 and max(float(line[0]) for line in lines) > 0.6, done
     if backend == "dask":
-        assert "2 workers" in done.stdout
+        assert "2 workers" in done
+
+
+def test_torchrun_of_two_processes() -> None:
+    torch = pytest.importorskip("torch")
+    if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
+        pytest.skip("this PyTorch is built without gloo")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    said = run_apart("torch_distributed", "--epochs", "8", launcher=launcher)
+    losses = [float(line.split()[-1]) for line in said.splitlines() if line.startswith("epoch")]
+    assert len(losses) == 8 and losses[-1] < losses[0] / 2, said
+    (last,) = [line for line in said.splitlines() if "accuracy" in line]
+    assert last.startswith("2 processes") and float(last.split()[-1]) > 0.8, said

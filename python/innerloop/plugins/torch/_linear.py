@@ -129,7 +129,9 @@ def _linear_backward(
         dy, x = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])
     if dweight is not None:
         _product(transposed(dy), x, dweight)
-    return dx, dweight, dy.sum(0) if wanted[2] else None
+    # PyTorch's own sum would leave its threads spinning on the cores that the next kernel needs.
+    db = _product(dy.new_ones(1, len(dy)), dy)[0] if wanted[2] else None
+    return dx, dweight, db
 
 
 def _product(x: Any, w: Tensor, out: Tensor | None = None) -> Tensor:

@@ -183,8 +183,15 @@ class Operator:
 
     def _dispatched(self, args: Sequence[Any]) -> Any:
         for argument, name in zip(args, self.arguments, strict=False):
-            if isinstance(argument, Tensor) and argument.device.type != "cpu":
+            if not isinstance(argument, Tensor):
+                continue
+            if argument.device.type != "cpu":
                 raise TypeError(f"{name} must be on the CPU, got one on {argument.device}")
+            if type(argument) not in (Tensor, Parameter) and hasattr(argument, "to_local"):
+                raise TypeError(
+                    f"{name} must not be a DTensor: call innerloop::{self.name} with "
+                    f"{name}.to_local(), or in a module of fully_shard"
+                )
         if torch.compiler.is_compiling():
             return self.op(*args)
         transform = _transforms()

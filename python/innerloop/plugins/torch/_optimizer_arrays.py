@@ -19,17 +19,10 @@ from ..._arrays import to_numpy
 from ..._optimizer_storage import Storage
 from ...reference import Optimizer as Entry
 from ...reference.optimizers import nadam_momentum
+from ._optimizer_shards import local, local_gradient
 
 _HALVES = (torch.bfloat16, torch.float16)
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
 _STORAGE = Storage(None, None)
-
-
-def local(tensor: Any) -> Any:
-    """What a tensor holds in this process: a DTensor's own share, of any other all of it."""
-    if type(tensor) in _PLAIN or not hasattr(tensor, "to_local"):
-        return tensor
-    return tensor.to_local()
 
 
 def _dtype(value: Any) -> torch.dtype | None:
@@ -83,7 +76,7 @@ class Bound:
         self.param, self._names, self.label = param, names, label
         self.array = to_numpy(mine.detach(), label)
         self.distributed = mine is not param
-        self.place = None if self.distributed else mine.data_ptr()
+        self.place = mine.data_ptr()
         self.strides = mine.stride()
         self.is_numpy = mine.dtype not in _HALVES or mine.dtype is torch.float16
         self._fresh: dict[str, Any] = {}
@@ -142,13 +135,14 @@ class Bound:
 
     def fits(self, param: Any, state: dict[str, Any] | None, names: tuple[str | None, ...]) -> bool:
         """Whether nothing has been put in these tensors' places, nor moved."""
-        if param is not self.param or names != self._names or self.distributed:
+        if param is not self.param or names != self._names:
             return False
-        if self.place != param.data_ptr() or self.strides != param.stride():
+        mine = local(param)
+        if self.place != mine.data_ptr() or self.strides != mine.stride():
             return False
         held = state or {}
         return all(
-            is_(held.get(name), tensor) and tensor.data_ptr() == place
+            is_(held.get(name), tensor) and local(tensor).data_ptr() == place
             for name, tensor, place in self.kept
         )
 
@@ -239,17 +233,29 @@ class Plan:
         self, params: list[Any], state: dict[Any, dict[str, Any]], names: tuple[str | None, ...]
     ) -> bool:
         """Whether it is of these parameters, and their tensors and states' lie where they lay."""
-        return (
-            not self.distributed
-            and self._names == names
+        if not (
+            self._names == names
             and len(params) == len(self._params)
             and all(map(is_, params, self._params))
-            and list(map(torch.Tensor.data_ptr, params)) == self._places
-            and list(map(torch.Tensor.stride, params)) == self._strides
             and all(map(is_, map(state.get, params), self._owned))
             and all(map(is_, map(dict.get, self._dicts, self._keys), self._kept))
-            and list(map(torch.Tensor.data_ptr, self._kept)) == self._kept_places
+        ):
+            return False
+        mine, kept = params, self._kept
+        if self.distributed:
+            mine, kept = list(map(local, params)), list(map(local, kept))
+        return (
+            list(map(torch.Tensor.data_ptr, mine)) == self._places
+            and list(map(torch.Tensor.stride, mine)) == self._strides
+            and list(map(torch.Tensor.data_ptr, kept)) == self._kept_places
         )
+
+    def shares(self, grads: list[Any]) -> list[Any]:
+        """What this process holds of the gradients, to go with what it holds of the parameters."""
+        if not self.distributed:
+            return grads
+        pairs = zip(self.bounds, grads, strict=True)
+        return [local_gradient(b.param, grad, b.label) for b, grad in pairs]
 
     def gradients(self, grads: list[Any], owner: str) -> list[NDArray]:
         """The gradients' arrays; RuntimeError, as of `torch.optim`, where one is sparse."""
@@ -257,7 +263,7 @@ class Plan:
             try:
                 return list(map(torch.Tensor.numpy, grads))
             except (RuntimeError, TypeError):
-                pass  # sparse, followed by autograd, a DTensor: what takes more than one call
+                pass  # sparse or followed by autograd: what takes more than one call
         arrays = []
         for b, grad in zip(self.bounds, grads, strict=True):
             if grad.layout is not torch.strided:
@@ -265,7 +271,7 @@ class Plan:
                     f"{owner} does not support sparse gradients, got one of layout {grad.layout} "
                     f"for {b.label}"
                 )
-            arrays.append(to_numpy(local(grad).detach(), f"the gradient of {b.label}"))
+            arrays.append(to_numpy(grad.detach(), f"the gradient of {b.label}"))
         return arrays
 
 

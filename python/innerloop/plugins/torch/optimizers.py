@@ -25,6 +25,7 @@ from ...reference import OPTIMIZERS
 from ...reference import Optimizer as _Entry
 from ...reference.optimizers import nadam_momentum, nadam_mu
 from . import _optimizer_arrays as _arrays
+from . import _optimizer_shards as _shards
 
 _COUNTLESS = ("sgd", "lion")  # which keep no number of steps
 _OURS_ALONE = ("l1", "bias_correction", "max_norm", "grad_scale")  # what no PyTorch group holds
@@ -55,8 +56,9 @@ _TORCH_ALONE = {
 _CLASS = """max_norm : float, optional
     Clip by the norm of all the gradients together, over all groups, as
     `torch.nn.utils.clip_grad_norm_` before the step would do; the gradients are read for it, not
-    rewritten. It is no part of `state_dict`. In several processes the norm would be that of the
-    tensors at hand: DTensors are refused.
+    rewritten. It is no part of `state_dict`. With DTensors, as FSDP2's, the norm is that of all
+    processes' parts, which then make every step together. Not for a `ZeroRedundancyOptimizer`,
+    each process of which has other tensors: clip by PyTorch's function before its step.
 
 Attributes
 ----------
@@ -103,13 +105,11 @@ class _Call:
         self.grads: list[Any] = []
         self.states: list[list[Any]] = [[] for _ in entry.states]
         self.groups: list[tuple[int, int, dict[str, Any]]] = []
-        self.distributed = False
 
     def add(
         self, plan: _arrays.Plan, grads: list[Any], steps: list[int], numbers: dict[str, Any]
     ) -> None:
         """Add parameters, each of which is to make the step of its number."""
-        self.distributed |= plan.distributed
         columns = [plan.arrays, grads, *plan.states]
         for step in sorted(set(steps)):
             chosen = columns
@@ -176,7 +176,8 @@ class _Native(Optimizer):
         """
         if isinstance(param_group, dict) and "max_norm" in param_group:
             raise ValueError(
-                "a parameter group must not hold max_norm, which holds for all of them"
+                "a parameter group must not hold max_norm, which holds for all of them, and which "
+                "a ZeroRedundancyOptimizer cannot hand on: clip before its step"
             )
         super().add_param_group(param_group)
         try:
@@ -238,7 +239,8 @@ class _Native(Optimizer):
         # What a GradScaler sets for a step that does its part.
         found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
         if found_inf is None or not found_inf.item():
-            self._update(1.0 if scale is None else scale.item())
+            with torch.no_grad():
+                self._update(1.0 if scale is None else scale.item())
         return loss
 
     # Around every step, this would cost as much time as the step of a small network.
@@ -246,7 +248,7 @@ class _Native(Optimizer):
 
     def _update(self, grad_scale: float) -> None:
         calls: dict[str, _Call] = {}
-        plans: list[tuple[_arrays.Plan, list[int], list[float]]] = []
+        plans: list[tuple[_arrays.Plan, list[Any], list[int], list[float]]] = []
         before = dict(enumerate(self._plans))
         for g, group in enumerate(self.param_groups):
             entry, numbers = self._numbers(group)
@@ -255,14 +257,24 @@ class _Native(Optimizer):
                 params = [p for p, grad in zip(params, grads, strict=True) if grad is not None]
                 grads = [grad for grad in grads if grad is not None]
             plan = self._plan(g, before.get(g), params, entry, numbers)
+            grads = plan.shares(grads)
             arrays = plan.gradients(grads, type(self).__name__)
             steps = plan.next_steps()
             calls.setdefault(entry.name, _Call(entry)).add(plan, arrays, steps, numbers)
-            plans.append((plan, steps, self._products(plan, steps, numbers)))
-        self._run(list(calls.values()), grad_scale)
-        for plan, steps, products in plans:
+            plans.append((plan, grads, steps, self._products(plan, steps, numbers)))
+        norms = None
+        if self.max_norm is not None:
+            params = [p for group in self.param_groups for p in group["params"]]
+            if any(map(_shards.is_shared, params)):
+                _core.optimizer_check(entry.name, numbers, None, self.max_norm, grad_scale)
+                shares: dict[int, Any] = {}
+                for plan, own, *_ in plans:
+                    shares.update(zip([id(b.param) for b in plan.bounds], own, strict=True))
+                norms = _shards.norms(params, shares)
+        self._run([call for call in calls.values() if call.params], grad_scale, norms)
+        for plan, _, steps, products in plans:
             plan.settle(self.state, steps, products)
-        self._plans = [plan for plan, _, _ in plans]
+        self._plans = [plan for plan, *_ in plans]
 
     def _plan(
         self,
@@ -322,19 +334,25 @@ class _Native(Optimizer):
                 )
         return [become[key] for key in held]
 
-    def _run(self, calls: list[_Call], grad_scale: float) -> None:
-        calls = [call for call in calls if call.params]
-        clips = self.max_norm is not None
-        if clips and any(call.distributed for call in calls):
-            raise ValueError("max_norm must be None for DTensors, whose norm spans processes")
-        if clips and len(calls) > 1:
+    def _run(
+        self, calls: list[_Call], grad_scale: float, norms: tuple[float, float] | None
+    ) -> None:
+        max_norm = self.max_norm
+        if max_norm is not None and norms is not None:
+            self.grad_norm = norms[0] / grad_scale
+            for call in calls:
+                clipped = _shards.clip(call.grads, norms, max_norm, grad_scale)
+                call.grads = clipped[0]
+                call.run(*clipped[1:])
+            return
+        if max_norm is not None and len(calls) > 1:
             raise ValueError(
                 "max_norm must be None where decoupled_weight_decay differs between the parameter "
-                f"groups, got {self.max_norm}"
+                f"groups, got {max_norm}"
             )
         self.grad_norm = None
         for call in calls:
-            self.grad_norm = call.run(self.max_norm, grad_scale)
+            self.grad_norm = call.run(max_norm, grad_scale)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a state, of this class or of `torch.optim`'s of the same name.
