@@ -398,6 +398,38 @@ def test_scaled_losses_give_scaled_gradients() -> None:
     )
 
 
+def test_float16_losses_take_the_scale_that_a_scaler_begins_with() -> None:
+    z = leaf(3, 4, dtype=torch.float16)
+    w = (randn(5, 4, seed=1) / 8).half().requires_grad_()
+    target = torch.tensor([1, 0, 2])
+    wide_z, wide_w = (x.detach().float().requires_grad_() for x in (z, w))
+    for ours, peer, leaves, wide in (
+        (
+            ops.softmax_cross_entropy(z, target),
+            F.cross_entropy(wide_z, target),
+            (z,),
+            (wide_z,),
+        ),
+        (
+            ops.softmax_cross_entropy(z, target, reduction="none"),
+            F.cross_entropy(wide_z, target, reduction="none"),
+            (z,),
+            (wide_z,),
+        ),
+        (
+            ops.linear_cross_entropy(z, w, target),
+            F.cross_entropy(F.linear(wide_z, wide_w), target),
+            (z, w),
+            (wide_z, wide_w),
+        ),
+    ):
+        scale = torch.full_like(ours, 65536.0)
+        gradients = torch.autograd.grad(ours, leaves, scale)
+        for mine, expected in zip(gradients, torch.autograd.grad(peer, wide, scale), strict=True):
+            assert expected.abs().max() < 65504
+            torch.testing.assert_close(mine.float(), expected, rtol=4e-3, atol=10.0)
+
+
 def test_gradients_of_losses_have_no_history() -> None:
     z, w, target = leaf(3, 4), leaf(5, 4, seed=1), torch.tensor([1, 0, 2])
     for call in (
