@@ -867,6 +867,23 @@ def test_views_whose_memory_holds_other_numbers() -> None:
     assert torch.equal(ops.activation(negative, "relu"), torch.zeros(3, 4))
 
 
+def test_subclasses_of_tensors() -> None:
+    class Own(torch.Tensor):
+        pass
+
+    class OwnParameter(torch.nn.Parameter):
+        pass
+
+    for x, w in ((X.as_subclass(Own), W), (X, W.as_subclass(Own)), (X, OwnParameter(W))):
+        y = ops.linear(x, w, activation="gelu")
+        assert isinstance(y, torch.Tensor)
+        close(y.as_subclass(torch.Tensor), ops.linear(X, W, activation="gelu"))
+        ops.softmax_cross_entropy(y, LABELS[:3] % 5)
+    w.requires_grad_()
+    ops.linear(X.as_subclass(Own), w).sum().backward()
+    close(w.grad, X.sum(0).expand(5, 4), torch.float32)
+
+
 def test_importing_innerloop_imports_no_torch() -> None:
     code = "import sys, innerloop; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

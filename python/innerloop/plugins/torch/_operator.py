@@ -204,11 +204,13 @@ class Operator:
         """What the dispatcher calls: autograd is done with the tensors, but has not said so."""
         if forward_ad._current_level >= 0:
             self._refuse_tangents(args)
-        try:
-            with torch.no_grad():
+        # Results are made in the library of the first tensor's type: not one of a subclass's.
+        with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
+            args = tuple([_as_plain(a) for a in args])
+            try:
                 result = self.kernel(*args)
-        except Exception:
-            result = self._explained(args)
+            except Exception:
+                result = self._explained(args)
         return _without_none(result, args[0])
 
     def _explained(self, args: Sequence[Any]) -> Any:
@@ -297,6 +299,12 @@ def _functions(
     )
     # The plain one without the unwrapping of torch.func's levels, of which there are none then.
     return super(torch.autograd.Function, plain).apply, transformed.apply
+
+
+def _as_plain(value: Any) -> Any:
+    if type(value) is Tensor or not isinstance(value, Tensor):
+        return value
+    return value.as_subclass(Tensor)
 
 
 def _without_none(result: Any, like: Tensor) -> Any:
