@@ -865,6 +865,20 @@ def test_views_whose_memory_holds_other_numbers() -> None:
     negative = torch.conj(torch.complex(X, X)).imag
     assert negative.is_neg()
     assert torch.equal(ops.activation(negative, "relu"), torch.zeros(3, 4))
+    zeros = torch._efficientzerotensor(3, 4)
+    assert torch.equal(ops.activation(zeros, "sigmoid"), torch.full((3, 4), 0.5))
+    assert torch.equal(ops.linear(X, zeros), torch.zeros(3, 3))
+
+
+def test_the_function_that_vjp_returns() -> None:
+    dy = randn(3, 5, seed=2)
+
+    def gradients(linear: Any) -> Any:
+        y, back = torch.func.vjp(lambda x, w: linear(x, w).tanh(), randn(3, 4), randn(5, 4, seed=1))
+        return y, *back(dy)
+
+    for a, b in zip(gradients(ops.linear), gradients(F.linear), strict=True):
+        close(a, b)
 
 
 def test_subclasses_of_tensors() -> None:

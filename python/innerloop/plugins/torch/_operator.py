@@ -216,11 +216,11 @@ class Operator:
     def _explained(self, args: Sequence[Any]) -> Any:
         """Raise what the kernel has raised, in the names that the arguments have here.
 
-        A view whose memory holds the negated numbers is no error: it is copied.
+        A tensor whose memory does not hold its numbers is no error: they are written out.
         """
-        if any(isinstance(a, Tensor) and a.is_neg() for a in args):
-            args = [a.detach().resolve_neg() if isinstance(a, Tensor) else a for a in args]
-            return self.kernel(*args)
+        resolved = [_in_memory(a) for a in args]
+        if any(a is not r for a, r in zip(args, resolved, strict=True)):
+            return self.kernel(*resolved)
         for argument, name in zip(args, self.arguments, strict=False):
             if isinstance(argument, Tensor) and argument.device.type != "cpu":
                 raise TypeError(f"{name} must be on the CPU, got one on {argument.device}")
@@ -299,6 +299,17 @@ def _functions(
     )
     # The plain one without the unwrapping of torch.func's levels, of which there are none then.
     return super(torch.autograd.Function, plain).apply, transformed.apply
+
+
+def _in_memory(value: Any) -> Any:
+    """Numbers in a tensor of their own: of a negated view, of zeros that were never written, of
+    what torch.func wrapped and its caller kept, as the function that vjp returns does."""
+    if not isinstance(value, Tensor):
+        return value
+    value = torch._C._functorch.unwrap_if_dead(value)
+    if value._is_zerotensor():
+        return torch.zeros(value.shape, dtype=value.dtype)
+    return value.detach().resolve_neg() if value.is_neg() else value
 
 
 def _as_plain(value: Any) -> Any:
