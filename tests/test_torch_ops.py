@@ -741,7 +741,8 @@ def _bad() -> list[tuple[str, type[Exception], Callable[[], Any]]]:
     sparse = X.to_sparse()
     with torch.device("cpu"):
         quantised = torch.quantize_per_tensor(X, 0.1, 0, torch.qint8)
-    wrong = [meta, sparse, quantised, X.to(torch.complex64), X.to(torch.int64), X.bool()]
+    nested = torch.nested.nested_tensor([X, X[:2]])
+    wrong = [meta, sparse, quantised, nested, X.to(torch.complex64), X.to(torch.int64), X.bool()]
     cases: list[tuple[str, type[Exception], Callable[[], Any]]] = []
     for value in wrong:
         cases += [

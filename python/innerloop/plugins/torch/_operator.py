@@ -56,6 +56,8 @@ def check(
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
     if value.layout != torch.strided:
         raise TypeError(f"{name} must be a strided tensor, got one of layout {value.layout}")
+    if value.is_nested:
+        raise TypeError(f"{name} must be a strided tensor, got a nested one")
     if value.device.type not in ("cpu", "meta"):
         raise TypeError(f"{name} must be on the CPU, got a tensor on {value.device}")
     if like is not None and value.device != like.device:
