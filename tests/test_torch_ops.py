@@ -135,6 +135,15 @@ def test_linear_gives_the_gradients_that_are_asked_for(name: str, wanted: Any) -
     )
 
 
+@pytest.mark.parametrize("wanted", [(1, 0), (0, 1), (1, 1)])
+@pytest.mark.parametrize("shape", [(3, 0), (0, 3), (0, 0)])
+def test_linear_of_no_features(shape: Any, wanted: Any) -> None:
+    for rows in [(), (2, 4)]:
+        x = randn(*rows, shape[1]).requires_grad_(bool(wanted[0]))
+        w = randn(*shape).requires_grad_(bool(wanted[1]))
+        compare(ops.linear, F.linear, x, w, leaf(shape[0]))
+
+
 @pytest.mark.parametrize("wanted", [(0, 1), (1, 0), (1, 1)])
 def test_linear_with_dropout_is_dropout_of_linear(wanted: Any) -> None:
     for name in ("identity", "relu", "gelu"):
