@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,14 @@ def test_bench_only_what_is_not_there(
     arguments = ["gated", "--quick", "--only", "abacus", "--peers", "", "--json", str(path)]
     error = _refused(arguments, monkeypatch, capsys)
     assert "'abacus'" in error and "30 x 38, value: glu\n" in error and not path.exists()
+
+
+def test_bench_without_the_library_of_a_noun(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, package=None: None)
+    assert main(["bench", "torch"]) == 2
+    assert "install torch" in capsys.readouterr().err
 
 
 def test_bench_says_what_is_fresh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

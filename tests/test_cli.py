@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -24,9 +25,9 @@ from innerloop.cli.bench.harness import Case, Settings, Timing, measure
 
 NOUNS = (
     *("linear", "softmax_cross_entropy", "linear_cross_entropy", "optimizers", "activations"),
-    *("elementwise_losses", "prelu", "gated", "norms", "softmax", "mlp"),
+    *("elementwise_losses", "prelu", "gated", "norms", "softmax", "mlp", "torch"),
 )
-WITHOUT_NUMPY = ("linear_cross_entropy", "prelu", "gated", "norms", "mlp")
+WITHOUT_NUMPY = ("linear_cross_entropy", "prelu", "gated", "norms", "mlp", "torch")
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -342,7 +343,8 @@ def test_bench_all_compare_plot(tmp_path: Path, capsys: pytest.CaptureFixture[st
     results = ["--results", str(tmp_path)]
     arguments = ["--quick", "--peers", "numpy", "--only", "relu", *results]
     assert main(["bench", "all", *arguments, "--plot", str(tmp_path / "of.png")]) == 0
-    assert {path.stem for path in tmp_path.glob("*.json")} == {"linear", "activations"}
+    nouns = {"linear", "activations"} | ({"torch"} if importlib.util.find_spec("torch") else set())
+    assert {path.stem for path in tmp_path.glob("*.json")} == nouns
     assert (tmp_path / "of_linear.png").read_bytes().startswith(b"\x89PNG")
     capsys.readouterr()
     arguments = arguments[: -len(results)]

@@ -92,3 +92,13 @@ def test_torchrun_of_two_processes() -> None:
     assert len(losses) == 8 and losses[-1] < losses[0] / 2, said
     (last,) = [line for line in said.splitlines() if "accuracy" in line]
     assert last.startswith("2 processes") and float(last.split()[-1]) > 0.8, said
+
+
+def test_character_model() -> None:
+    """It asserts itself that the losses of both trainings are the same."""
+    pytest.importorskip("torch")
+    lines = run_apart("character_model", "--steps", "12", "--width", "32").splitlines()
+    first, *_, last = [line for line in lines if line.startswith("step")]
+    assert float(last.split()[-1]) < float(first.split()[-1]) - 0.3, lines
+    for name in ("torch", "innerloop"):
+        assert any(line.startswith(name) and " MB" in line for line in lines)

@@ -911,3 +911,14 @@ def test_subclasses_of_tensors() -> None:
 def test_importing_innerloop_imports_no_torch() -> None:
     code = "import sys, innerloop; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_gradients_of_losses_have_no_graph() -> None:
+    logits, weight = randn(3, 4).requires_grad_(), randn(4, 4).requires_grad_()
+    target = torch.tensor([0, 3, 1])
+    for loss in (
+        ops.softmax_cross_entropy(logits, target),
+        ops.linear_cross_entropy(logits, weight, target),
+    ):
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert not gradient.requires_grad and gradient.abs().sum() > 0

@@ -83,8 +83,8 @@ class Network {
   }
 
   // The loss; its gradients into `grads`, a list of dw, db, dw, ..., unless that is None.
-  double loss(py::handle x, py::handle target, py::handle sample_weight, py::handle grads,
-              py::handle dropout_offset, int threads) const {
+  double loss(py::handle x, py::handle target, py::handle sample_weight, py::handle grads, py::handle dropout_offset,
+              int threads) const {
     check_held();
     const Learns learns(*this, x, target, sample_weight);
     const Gradients gradients(*this, grads);

@@ -60,6 +60,10 @@ struct Table<T, List<Rules...>> {
 constexpr int64_t kSwapRows = 64;
 constexpr int64_t kSwapColumns = 2;
 
+// dy times the derivative is made once, in scratch of up to this size, where two products read it or one reads its
+// columns; and up to so many elements of it on one thread.
+constexpr int64_t kDerivedBytes = 32 << 20, kDerivedGrain = 1 << 14;
+
 // n elements from where they lie to the next of each other, and back.
 template <class T>
 void gather(const Strided& from, int64_t n, char* to) {
@@ -145,6 +149,22 @@ void sum_columns(Team& team, int64_t m, int64_t n, const Matrix& matrix, char* s
   });
 }
 
+// A factor times its derivative, made once for all who read it.
+template <class T>
+Factor derived(Team& team, const Factor& f, int64_t m, int64_t n) {
+  const ptrdiff_t row = (ptrdiff_t)(align64((size_t)n * sizeof(T)) | 64);  // rows of a power of two would share a set
+  const int tasks = (int)(m * n / kDerivedGrain < team.threads ? 1 + m * n / kDerivedGrain : team.threads);
+  char* rows = (char*)team.scratch((size_t)((m + tasks) * row));
+  team.run(tasks, [&](int task) {
+    for (int64_t i = m * task / tasks; i < m * (task + 1) / tasks; i++) {
+      pack_factor<T>(f, i, 0, 1, n, rows + i * row, row, rows + (m + task) * row);
+    }
+  });
+  Factor made = {};
+  made.matrix = {rows, row, sizeof(T), nullptr, Storage::full};
+  return made;
+}
+
 template <class T>
 void backward(Team& team, const LinearBackward& l) {
   Factor dz = {};
@@ -152,6 +172,11 @@ void backward(Team& team, const LinearBackward& l) {
   dz.saved = l.saved;
   dz.derive = Table<T, Activations>::derivatives[l.activation];
   dz.parameters = l.parameters;
+  const bool dw_by_columns = l.dw.row == item_size<T>(l.dw.storage) && l.dw.column != l.dw.row;
+  if (dz.fused() && !l.without_dw && (dw_by_columns || !l.without_dx) &&
+      l.m * l.n * (int64_t)sizeof(T) <= kDerivedBytes) {
+    dz = derived<T>(team, dz, l.m, l.n);
+  }
 
   const size_t sums_bytes = (size_t)l.n * sizeof(T);
   char* sums = l.db.data != nullptr && l.n > 0 && !l.without_dw ? (char*)team.scratch(sums_bytes) : nullptr;
@@ -171,7 +196,7 @@ void backward(Team& team, const LinearBackward& l) {
     dw.column_sums = sums;
     dw.accumulate = l.accumulate_dw;
     // Columns end to end are rows of the product with the roles swapped.
-    if (l.k > 0 && l.dw.row == item_size<T>(l.dw.storage) && l.dw.column != l.dw.row && has_plain_rows<T>(dz)) {
+    if (l.k > 0 && dw_by_columns && has_plain_rows<T>(dz)) {
       dw.m = l.n;
       dw.n = l.k;
       dw.a = dz;
@@ -180,7 +205,7 @@ void backward(Team& team, const LinearBackward& l) {
       dw.b.matrix = l.x;
       dw.y = {l.dw.data, l.dw.column, l.dw.row, nullptr, l.dw.storage};
       dw.column_sums = nullptr;
-      if (sums != nullptr) sum_columns<T>(team, l.m, l.n, l.dy, sums);
+      if (sums != nullptr) sum_columns<T>(team, l.m, l.n, dw.a.matrix, sums);
     }
     multiply<T>(team, dw);
   }

@@ -40,6 +40,7 @@ NOUNS = {
     "norms": 32,
     "softmax": 35,
     "mlp": 40,
+    "torch": 110,
 }
 WORDS = {
     "machine": "the limits alone",
@@ -176,6 +177,8 @@ def _run(options: argparse.Namespace, threads: int) -> int:
         path = options.results / f"{noun}.json" if options.noun == "all" else options.json
         status = _noun(noun, options, beside, path, old.get(noun), names)
         statuses += [] if status is None else [status]
+    if not names:
+        raise Misuse(f"{options.noun} has no cases without its library: install {options.noun}")
     if not statuses:
         there = "\n".join(f"  {name}" for name in names)
         raise Misuse(f"no case has {options.only!r} in its name; there are\n{there}")

@@ -209,7 +209,7 @@ def agree(
     """Raise AssertionError unless what `run` returns, one array or a tuple, is every peer's."""
     for peer in peers.values():
         ours = run()
-        ours = [np.array(a) for a in (ours if isinstance(ours, tuple) else (ours,))]
+        ours = [_numpy(a).copy() for a in (ours if isinstance(ours, tuple) else (ours,))]
         theirs = peer()  # maybe in the place of ours
         for actual, expected in zip(
             ours, theirs if isinstance(theirs, tuple) else (theirs,), strict=True

@@ -57,7 +57,7 @@ def _case(beside: Peers, shape: tuple[int, int, int], order: str) -> Case:
         moved=moved,
         footprint=moved,
         flops=6.0 * rows * k * classes,
-        note=_megabytes({"innerloop": run, **peers}),
+        note=megabytes({"innerloop": run, **peers}),
         fresh=("torch", "torch compiled", "jax"),
         check=functools.partial(agree, run, peers, 1e-4),
     )
@@ -102,7 +102,7 @@ def _jax(beside: Peers, x: NDArray, w: NDArray, b: NDArray, target: NDArray) -> 
     return beside.jit(all_of_it, x, np.ascontiguousarray(w.T), b, target.astype(np.int32))
 
 
-def _megabytes(contenders: dict[str, Callable[[], Any]]) -> str:
+def megabytes(contenders: dict[str, Callable[[], Any]]) -> str:
     """Return what each takes at its peak beyond the arrays that are there, in MB."""
     return ", ".join(f"{name} {_peak(call):.0f} MB" for name, call in contenders.items())
 

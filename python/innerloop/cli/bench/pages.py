@@ -23,6 +23,10 @@ LARGE, SMALL = "16,000,000 elements", "256,000 elements"
 FIT = "MLPClassifier((64,), batch_size=32).fit, 10 epochs"
 ROW = "MLPClassifier.predict_proba of one row"
 FUSED, DEFAULT = "torch fused", "torch default"  # which is beside what has no fused form
+COMPILED = "torch compiled"
+ON_DEMAND = ("jax", COMPILED)  # peers that compile: their rows are there where they were asked for
+TRAINED = "784-512-512-10, batches of 128"
+LANGUAGE = "1024 tokens of 32,000, 2 layers of 256"
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,38 @@ ROWS = [
     Row("`plugins.sklearn`", "mlp", "estimators", FIT, "sklearn"),
     Row("`plugins.sklearn`", "mlp", "estimators", FIT, "il.MLP alone", summary=False),
     Row("`plugins.sklearn`", "mlp", "estimators, one row", ROW, "sklearn"),
+    *(
+        Row("`plugins.torch`", "torch", "an MLP's training step", TRAINED, p)
+        for p in (FUSED, COMPILED)
+    ),
+    *(
+        Row("`plugins.torch`", "torch", "a language model's training step", LANGUAGE, p)
+        for p in (FUSED, COMPILED)
+    ),
+    *(
+        Row(
+            "`plugins.torch`, optimizer's step",
+            "torch",
+            "optimizer's step",
+            f"{name}, {size}",
+            peer,
+        )
+        for size in ("4 x 8,000,000", "8 x 1,000,000", "1,000 x 10,000")
+        for name, peer in (
+            ("RMSprop", DEFAULT),
+            ("Adadelta", DEFAULT),
+            ("Adamax", DEFAULT),
+            ("Adam", FUSED),
+        )
+    ),
+    *(
+        Row(f"`plugins.torch`, {group}", "torch", group, MEAN)
+        for group in (
+            "a call for 8 numbers, no gradient",
+            "a call for 8 numbers, forward with a gradient to come",
+            "a call for 8 numbers, forward and backward",
+        )
+    ),
     *_all_of("activations, 16 M elements, fresh output", "activations", f"{LARGE}, fresh"),
     *_all_of("activations, 16 M elements, `out=`", "activations", f"{LARGE}, out="),
     *_all_of("activations, 256 k elements, `out=`", "activations", f"{SMALL}, out="),
@@ -125,6 +161,7 @@ OTHERS = ("machine", "scaling")  # records without a noun's cases
 NAMES = {"torch": "PyTorch", "numpy": "NumPy", "jax": "JAX", "sklearn": "scikit-learn"} | {
     FUSED: "PyTorch, fused",
     DEFAULT: "PyTorch, default",
+    COMPILED: "PyTorch, compiled",
 }
 
 
@@ -154,11 +191,12 @@ def read(results: Path) -> Records:
 
 
 def _table(records: Records, rows: Iterable[Row]) -> list[str]:
-    """The rows; those beside JAX only where it was asked for, as it is no default peer."""
+    """The rows; those beside a peer on demand only where it was asked for."""
     lines = [
         _line(row, records[row.noun])
         for row in rows
-        if row.peer != "jax" or any("jax" in c["ratios"] for c in records[row.noun]["cases"])
+        if row.peer not in ON_DEMAND
+        or any(row.peer in c["ratios"] for c in records[row.noun]["cases"])
     ]
     head = [
         "| work | innerloop | of its limit | beside | ratio |",

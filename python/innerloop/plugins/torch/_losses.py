@@ -48,7 +48,7 @@ def _scaled(gradient: Tensor, by: Tensor, axis: int | None = None) -> Tensor:
     """
     if axis is None and not traced() and not torch.is_grad_enabled():
         if not _keep_graph() and by.item() == 1:
-            return gradient.detach()  # saved as a result of the forward pass, it has its history
+            return gradient.detach()  # saved as an output of the operator, which has a graph
     scale = by if axis is None else by.unsqueeze(axis)
     # The scale stays float32: that of a GradScaler begins at 2**16, which float16 has not.
     return (gradient * scale).to(gradient.dtype)
