@@ -439,16 +439,6 @@ def test_float16_losses_take_the_scale_that_a_scaler_begins_with() -> None:
             torch.testing.assert_close(mine.float(), expected, rtol=4e-3, atol=10.0)
 
 
-def test_gradients_of_losses_have_no_history() -> None:
-    z, w, target = leaf(3, 4), leaf(5, 4, seed=1), torch.tensor([1, 0, 2])
-    for call in (
-        lambda: ops.softmax_cross_entropy(z, target),
-        lambda: ops.linear_cross_entropy(z, w, target),
-    ):
-        (gradient,) = torch.autograd.grad(call(), z)
-        assert not gradient.requires_grad
-
-
 def test_the_weight_takes_its_gradient_over_without_a_copy() -> None:
     weight = torch.nn.Parameter(randn(9, 7))
     ops.linear(randn(5, 7), weight).sum().backward()
