@@ -176,6 +176,17 @@ def test_members_of_a_sequential_are_what_they_were() -> None:
     torch.testing.assert_close(model(x).sum(1), torch.ones(7))
 
 
+def test_a_forward_that_is_put_into_a_module_later_is_called() -> None:
+    model, x = mlp(), randn(7, 6)
+    accelerate(model)
+    first = model[0](x)
+    model[1].forward = lambda h: h + 7
+    assert torch.equal(model[:2](x), first + 7)
+    del model[1].forward
+    model[0].forward = lambda h: h[:, :1].expand(-1, first.shape[1]).clone()
+    torch.testing.assert_close(model[:2](x), model[1](model[0](x)))
+
+
 def test_training_goes_on_with_the_optimizer_that_is_there() -> None:
     target, curves = torch.arange(32) % 5, []
     for change in (False, True):

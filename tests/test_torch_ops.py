@@ -135,6 +135,15 @@ def test_linear_gives_the_gradients_that_are_asked_for(name: str, wanted: Any) -
     )
 
 
+@pytest.mark.parametrize("wanted", [(1, 0), (0, 1), (1, 1)])
+@pytest.mark.parametrize("shape", [(3, 0), (0, 3), (0, 0)])
+def test_linear_of_no_features(shape: Any, wanted: Any) -> None:
+    for rows in [(), (2, 4)]:
+        x = randn(*rows, shape[1]).requires_grad_(bool(wanted[0]))
+        w = randn(*shape).requires_grad_(bool(wanted[1]))
+        compare(ops.linear, F.linear, x, w, leaf(shape[0]))
+
+
 @pytest.mark.parametrize("wanted", [(0, 1), (1, 0), (1, 1)])
 def test_linear_with_dropout_is_dropout_of_linear(wanted: Any) -> None:
     for name in ("identity", "relu", "gelu"):
@@ -396,6 +405,38 @@ def test_scaled_losses_give_scaled_gradients() -> None:
         z,
         w,
     )
+
+
+def test_float16_losses_take_the_scale_that_a_scaler_begins_with() -> None:
+    z = leaf(3, 4, dtype=torch.float16)
+    w = (randn(5, 4, seed=1) / 8).half().requires_grad_()
+    target = torch.tensor([1, 0, 2])
+    wide_z, wide_w = (x.detach().float().requires_grad_() for x in (z, w))
+    for ours, peer, leaves, wide in (
+        (
+            ops.softmax_cross_entropy(z, target),
+            F.cross_entropy(wide_z, target),
+            (z,),
+            (wide_z,),
+        ),
+        (
+            ops.softmax_cross_entropy(z, target, reduction="none"),
+            F.cross_entropy(wide_z, target, reduction="none"),
+            (z,),
+            (wide_z,),
+        ),
+        (
+            ops.linear_cross_entropy(z, w, target),
+            F.cross_entropy(F.linear(wide_z, wide_w), target),
+            (z, w),
+            (wide_z, wide_w),
+        ),
+    ):
+        scale = torch.full_like(ours, 65536.0)
+        gradients = torch.autograd.grad(ours, leaves, scale)
+        for mine, expected in zip(gradients, torch.autograd.grad(peer, wide, scale), strict=True):
+            assert expected.abs().max() < 65504
+            torch.testing.assert_close(mine.float(), expected, rtol=4e-3, atol=10.0)
 
 
 def test_the_weight_takes_its_gradient_over_without_a_copy() -> None:
@@ -699,7 +740,8 @@ def _bad() -> list[tuple[str, type[Exception], Callable[[], Any]]]:
     sparse = X.to_sparse()
     with torch.device("cpu"):
         quantised = torch.quantize_per_tensor(X, 0.1, 0, torch.qint8)
-    wrong = [meta, sparse, quantised, X.to(torch.complex64), X.to(torch.int64), X.bool()]
+    nested = torch.nested.nested_tensor([X, X[:2]])
+    wrong = [meta, sparse, quantised, nested, X.to(torch.complex64), X.to(torch.int64), X.bool()]
     cases: list[tuple[str, type[Exception], Callable[[], Any]]] = []
     for value in wrong:
         cases += [
@@ -823,6 +865,37 @@ def test_views_whose_memory_holds_other_numbers() -> None:
     negative = torch.conj(torch.complex(X, X)).imag
     assert negative.is_neg()
     assert torch.equal(ops.activation(negative, "relu"), torch.zeros(3, 4))
+    zeros = torch._efficientzerotensor(3, 4)
+    assert torch.equal(ops.activation(zeros, "sigmoid"), torch.full((3, 4), 0.5))
+    assert torch.equal(ops.linear(X, zeros), torch.zeros(3, 3))
+
+
+def test_the_function_that_vjp_returns() -> None:
+    dy = randn(3, 5, seed=2)
+
+    def gradients(linear: Any) -> Any:
+        y, back = torch.func.vjp(lambda x, w: linear(x, w).tanh(), randn(3, 4), randn(5, 4, seed=1))
+        return y, *back(dy)
+
+    for a, b in zip(gradients(ops.linear), gradients(F.linear), strict=True):
+        close(a, b)
+
+
+def test_subclasses_of_tensors() -> None:
+    class Own(torch.Tensor):
+        pass
+
+    class OwnParameter(torch.nn.Parameter):
+        pass
+
+    for x, w in ((X.as_subclass(Own), W), (X, W.as_subclass(Own)), (X, OwnParameter(W))):
+        y = ops.linear(x, w, activation="gelu")
+        assert isinstance(y, torch.Tensor)
+        close(y.as_subclass(torch.Tensor), ops.linear(X, W, activation="gelu"))
+        ops.softmax_cross_entropy(y, LABELS[:3] % 5)
+    w.requires_grad_()
+    ops.linear(X.as_subclass(Own), w).sum().backward()
+    close(w.grad, X.sum(0).expand(5, 4), torch.float32)
 
 
 def test_importing_innerloop_imports_no_torch() -> None:

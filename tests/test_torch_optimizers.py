@@ -285,6 +285,16 @@ def test_large_tensors_and_many(name: str) -> None:
     check_equal(theirs.steps(1, 2), ours.steps(1, 2))
 
 
+def test_gradients_whose_memory_holds_the_negated_numbers() -> None:
+    theirs, ours = both("Adam")
+    for run in (theirs, ours):
+        for p in run.params:
+            p.grad = torch._neg_view(torch.full_like(p, -0.5))
+        assert run.params[0].grad.is_neg()
+        run.optimizer.step()
+    check_equal(theirs, ours)
+
+
 def test_gradients_that_autograd_follows() -> None:
     theirs, ours = both("Adam")
     for run in (theirs, ours):

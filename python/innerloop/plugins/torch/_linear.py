@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -126,7 +127,8 @@ def _linear_backward(
         dy = _core.activation_backward(activation, dy, z, values, y, None)
     dx = _product(dy, weight) if wanted[0] else None
     if dy.ndim != 2:
-        dy, x = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])
+        rows = math.prod(x.shape[:-1])  # which -1 would not tell where a row has no elements
+        dy, x = dy.reshape(rows, dy.shape[-1]), x.reshape(rows, x.shape[-1])
     if dweight is not None:
         _product(transposed(dy), x, dweight)
     # PyTorch's own sum would leave its threads spinning on the cores that the next kernel needs.

@@ -50,7 +50,8 @@ def _scaled(gradient: Tensor, by: Tensor, axis: int | None = None) -> Tensor:
         if not _keep_graph() and by.item() == 1:
             return gradient.detach()  # saved as an output of the operator, which has a graph
     scale = by if axis is None else by.unsqueeze(axis)
-    return gradient * scale.to(gradient.dtype)
+    # The scale stays float32: that of a GradScaler begins at 2**16, which float16 has not.
+    return (gradient * scale).to(gradient.dtype)
 
 
 def _check_options(

@@ -56,6 +56,8 @@ def check(
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
     if value.layout != torch.strided:
         raise TypeError(f"{name} must be a strided tensor, got one of layout {value.layout}")
+    if value.is_nested:
+        raise TypeError(f"{name} must be a strided tensor, got a nested one")
     if value.device.type not in ("cpu", "meta"):
         raise TypeError(f"{name} must be on the CPU, got a tensor on {value.device}")
     if like is not None and value.device != like.device:
@@ -204,21 +206,23 @@ class Operator:
         """What the dispatcher calls: autograd is done with the tensors, but has not said so."""
         if forward_ad._current_level >= 0:
             self._refuse_tangents(args)
-        try:
-            with torch.no_grad():
+        # Results are made in the library of the first tensor's type: not one of a subclass's.
+        with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
+            args = tuple([_as_plain(a) for a in args])
+            try:
                 result = self.kernel(*args)
-        except Exception:
-            result = self._explained(args)
+            except Exception:
+                result = self._explained(args)
         return _without_none(result, args[0])
 
     def _explained(self, args: Sequence[Any]) -> Any:
         """Raise what the kernel has raised, in the names that the arguments have here.
 
-        A view whose memory holds the negated numbers is no error: it is copied.
+        A tensor whose memory does not hold its numbers is no error: they are written out.
         """
-        if any(isinstance(a, Tensor) and a.is_neg() for a in args):
-            args = [a.detach().resolve_neg() if isinstance(a, Tensor) else a for a in args]
-            return self.kernel(*args)
+        resolved = [_in_memory(a) for a in args]
+        if any(a is not r for a, r in zip(args, resolved, strict=True)):
+            return self.kernel(*resolved)
         for argument, name in zip(args, self.arguments, strict=False):
             if isinstance(argument, Tensor) and argument.device.type != "cpu":
                 raise TypeError(f"{name} must be on the CPU, got one on {argument.device}")
@@ -297,6 +301,23 @@ def _functions(
     )
     # The plain one without the unwrapping of torch.func's levels, of which there are none then.
     return super(torch.autograd.Function, plain).apply, transformed.apply
+
+
+def _in_memory(value: Any) -> Any:
+    """Numbers in a tensor of their own: of a negated view, of zeros that were never written, of
+    what torch.func wrapped and its caller kept, as the function that vjp returns does."""
+    if not isinstance(value, Tensor):
+        return value
+    value = torch._C._functorch.unwrap_if_dead(value)
+    if value._is_zerotensor():
+        return torch.zeros(value.shape, dtype=value.dtype)
+    return value.detach().resolve_neg() if value.is_neg() else value
+
+
+def _as_plain(value: Any) -> Any:
+    if type(value) is Tensor or not isinstance(value, Tensor):
+        return value
+    return value.as_subclass(Tensor)
 
 
 def _without_none(result: Any, like: Tensor) -> Any:

@@ -271,7 +271,8 @@ class Plan:
                     f"{owner} does not support sparse gradients, got one of layout {grad.layout} "
                     f"for {b.label}"
                 )
-            arrays.append(to_numpy(grad.detach(), f"the gradient of {b.label}"))
+            written = grad.detach().resolve_neg()  # autograd leaves a negation as a mere flag
+            arrays.append(to_numpy(written, f"the gradient of {b.label}"))
         return arrays
 
 

@@ -267,10 +267,14 @@ class LinearCrossEntropyLoss(nn.Module):
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether someone looks at the module's input or output."""
+    """Whether someone looks at the module's input or output, or has put a forward into it."""
     m: Any = module
     return bool(
-        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
+        m._forward_hooks
+        or m._forward_pre_hooks
+        or m._backward_hooks
+        or m._backward_pre_hooks
+        or "forward" in m.__dict__
     )
 
 
