@@ -177,7 +177,7 @@ def _run(options: argparse.Namespace, threads: int) -> int:
         path = options.results / f"{noun}.json" if options.noun == "all" else options.json
         status = _noun(noun, options, beside, path, old.get(noun), names)
         statuses += [] if status is None else [status]
-    if not names:
+    if not statuses and not names:
         raise Misuse(f"{options.noun} has no cases without its library: install {options.noun}")
     if not statuses:
         there = "\n".join(f"  {name}" for name in names)
