@@ -495,6 +495,20 @@ def test_probes_measure_something(isa: str) -> None:
     assert (_core.fork_join(0.002) > 0) == (il.get_num_threads() > 1)
 
 
+def test_round_trips_end_where_cores_are_taken() -> None:
+    """Four threads, of which two answer, often after the other has given up."""
+    code = """
+import threading
+from innerloop import _core
+def trips():
+    for _ in range(4000):
+        assert _core.round_trip(1e-5) >= 0
+threads = [threading.Thread(target=trips) for _ in range(2)]
+[t.start() for t in threads], [t.join() for t in threads]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
 @pytest.mark.parametrize("seconds", [0.0, -1.0, 61.0, float("nan")])
 def test_probes_refuse_times(seconds: float) -> None:
     for probe in (_core.round_trip, _core.fork_join, lambda s: _core.fma_peak("float32", s)):

@@ -99,14 +99,12 @@ double fork_join(double seconds) {
 
 double round_trip(double seconds) {
   if (pool::default_threads() < 2 && std::thread::hardware_concurrency() < 2) return 0;
-  alignas(64) static std::atomic<int64_t> line;
-  constexpr int64_t kStop = -1;
-  line.store(0);
-  std::thread other([] {
+  alignas(64) std::atomic<int64_t> line{0};
+  alignas(64) std::atomic<bool> stop{false};  // not a number in the line: an answer that comes late would cover it
+  std::thread other([&] {
     for (int64_t next = 1;; next += 2) {  // answers each odd number with the even one after it
-      int64_t seen;
-      while ((seen = line.load(std::memory_order_acquire)) != next) {
-        if (seen == kStop) return;
+      while (line.load(std::memory_order_acquire) != next) {
+        if (stop.load(std::memory_order_relaxed)) return;
       }
       line.store(next + 1, std::memory_order_release);
     }
@@ -130,7 +128,7 @@ double round_trip(double seconds) {
     const double each = seconds_since(begin) / kTrips;
     if (best == 0 || each < best) best = each;
   }
-  line.store(kStop, std::memory_order_release);
+  stop.store(true, std::memory_order_relaxed);
   other.join();
   return best;
 }
