@@ -196,23 +196,14 @@ py::object Arguments::result(const Array& array) const {
 }
 
 py::object Arguments::scalar(Dtype dtype, double value) {
-  if (direct && like) {
-    const Array made = fresh(compute_dtype(dtype), {});
-    if (dtype == Dtype::f64) {
-      *reinterpret_cast<double*>(made.view.data) = value;
-    } else {
-      *reinterpret_cast<float*>(made.view.data) = (float)value;
-    }
-    return result(made);
-  }
-  py::array array(numpy_dtype(compute_dtype(dtype)), std::vector<py::ssize_t>{});
+  const Array made = fresh(compute_dtype(dtype), {});
   if (dtype == Dtype::f64) {
-    *static_cast<double*>(array.mutable_data()) = value;
+    *reinterpret_cast<double*>(made.view.data) = value;
   } else {
-    *static_cast<float*>(array.mutable_data()) = (float)value;  // NumPy would warn of an overflow
+    *reinterpret_cast<float*>(made.view.data) = (float)value;  // NumPy would warn of an overflow
   }
-  if (like) return helper("from_numpy")(array, like);
-  return array[py::tuple()];
+  const py::object array = result(made);
+  return like ? array : py::object(array[py::tuple()]);
 }
 
 py::tuple given_outputs(py::handle out, size_t count, const char* names) {

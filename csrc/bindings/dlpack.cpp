@@ -154,15 +154,16 @@ struct Lender {
 constexpr int kLenders = 8;  // a process has one library with such tensors, mostly, and a type or two of it
 std::atomic<const Lender*> lenders[kLenders];
 
-void remember(const Lender& lender) {
+// Null where there are too many.
+const Lender* remember(const Lender& lender) {
   auto made = std::make_unique<Lender>(lender);
   for (auto& place : lenders) {
     const Lender* none = nullptr;
     if (!place.compare_exchange_strong(none, made.get(), std::memory_order_acq_rel)) continue;
     Py_INCREF(lender.type);  // so that its address names no other type
-    made.release();
-    return;
+    return made.release();
   }
+  return nullptr;
 }
 
 // Null for most types. Of the type itself: one derived from it may override __dlpack__, unless `lend_as` says
@@ -183,12 +184,7 @@ const Lender* lender_of(PyTypeObject* type) {
   const py::object package = handle.attr("__module__").attr("partition")(".").attr("__getitem__")(0);
   const py::object library = py::reinterpret_steal<py::object>(PyImport_GetModule(package.ptr()));
   const py::object records = library ? py::getattr(library, "is_grad_enabled", py::none()) : py::none();
-  remember({type, exchange, records.is_none() ? nullptr : records.inc_ref().ptr()});
-  for (const auto& place : lenders) {
-    const Lender* known = place.load(std::memory_order_acquire);
-    if (known != nullptr && known->type == type) return known;
-  }
-  return nullptr;
+  return remember({type, exchange, records.is_none() ? nullptr : records.inc_ref().ptr()});
 }
 
 const Exchange* exchange_of(PyTypeObject* type) {

@@ -94,6 +94,10 @@ def _some(data: Data, rows: Any) -> Data:
     return x[rows], target[rows], None if weights is None else weights[rows]
 
 
+def _count(data: Data, order: NDArray[np.int64] | None) -> int:
+    return len(data[0]) if order is None else len(order)
+
+
 def epoch(
     network: MLP,
     optimizer: optimizers.Optimizer,
@@ -108,17 +112,16 @@ def epoch(
         network._gradients = [np.empty_like(p) for p in network.parameters]
     places = {id(p): i for i, p in enumerate(network.parameters)}
     stepped = [network._gradients[places[id(p)]] for p in optimizer.params]
-    data, rows = (x, target, weights), len(x) if order is None else len(order)
+    data: Data = (x, target, weights)
+    rows = _count(data, order)
     if _core.backend() == "reference":
         network._network.check_labels(target)  # of all batches, before the first is learnt from
-        return _by_reference(network, optimizer, stepped, data, order, rows, batch) / rows
+        return _by_reference(network, optimizer, stepped, data, order, batch) / rows
     done, total = 0, 0.0
     while done < rows:  # again where a step's numbers use other states than those before
         rest = data if order is not None else _some(data, slice(done, None))
         some = None if order is None else order[done:]
-        loss, count = _natively(
-            network, optimizer, stepped, rest, some, rows - done, batch, done == 0
-        )
+        loss, count = _natively(network, optimizer, stepped, rest, some, batch, done == 0)
         total += loss
         done += count
     return total / rows
@@ -130,13 +133,12 @@ def _natively(
     stepped: list[NDArray],
     data: Data,
     order: NDArray[np.int64] | None,
-    rows: int,
     batch: int,
     begins: bool,
 ) -> tuple[float, int]:
     """Train in one call; return the sum of loss * rows, and the rows that it came to."""
     private: Any = optimizer  # whose methods in underscores the stubs leave out
-    following = private._numbers_of(-(-rows // batch))
+    following = private._numbers_of(-(-_count(data, order) // batch))
     pace = network._paces.setdefault(batch, Pace())
     judges = network.n_threads is None and pace.is_due(begins)
     report: list[tuple[float, int, int, float | None, int, tuple[float, float]]] = []
@@ -161,11 +163,10 @@ def _by_reference(
     stepped: list[NDArray],
     data: Data,
     order: NDArray[np.int64] | None,
-    rows: int,
     batch: int,
 ) -> float:
     """Train batch by batch; return the sum of loss * rows."""
-    total = 0.0
+    total, rows = 0.0, _count(data, order)
     for begin in range(0, rows, batch):
         at = slice(begin, min(begin + batch, rows))
         offset = network.batches * len(network.weights)

@@ -36,7 +36,7 @@ def parameter_values(name: str, given: dict[str, float]) -> list[float]:
 
 
 def named(name: str, values: Any) -> dict[str, float]:
-    return dict(zip(_PARAMETERS[name], values, strict=False))
+    return dict(zip(_PARAMETERS[name], values, strict=False)) if values else {}
 
 
 def _define_activation(name: str) -> Operator:
@@ -48,8 +48,7 @@ def _define_activation(name: str) -> Operator:
     )
 
     def forward(x: Tensor, *values: float) -> Tensor:
-        given = named(name, values) if values else {}
-        return _core.activation_forward(name, x, given, None)
+        return _core.activation_forward(name, x, named(name, values), None)
 
     def check_forward(x: Tensor, *values: float) -> Tensor:
         check(x, "x")
@@ -57,8 +56,7 @@ def _define_activation(name: str) -> Operator:
 
     def backward(dy: Tensor, saved: Tensor, *values: float) -> Tensor:
         x, y = (None, saved) if saves_output else (saved, None)
-        given = named(name, values) if values else {}
-        return _core.activation_backward(name, dy, x, given, y, None)
+        return _core.activation_backward(name, dy, x, named(name, values), y, None)
 
     def check_backward(dy: Tensor, saved: Tensor, *values: float) -> Tensor:
         check(dy, "dy")

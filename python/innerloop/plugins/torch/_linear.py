@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -11,10 +12,12 @@ from torch import Tensor
 from ... import _core
 from ...reference import ACTIVATIONS
 from ._activations import SAVES_OUTPUT, named, parameter_values
-from ._operator import Operator, check, check_shape, leading, lower, transposed
+from ._operator import Operator, check, check_shape, filled, leading, lower, transposed
 from ._random import seed_tensor, word
 
 __all__ = ["linear"]
+
+_DEFAULTS = (None, "identity", (), 0.0, None, 0)  # bias and what follows it
 
 
 def _kept(name: str, dropout: float) -> str:
@@ -24,16 +27,8 @@ def _kept(name: str, dropout: float) -> str:
     return "output" if SAVES_OUTPUT[name] and dropout == 0 else "array"
 
 
-def _check_linear(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    activation: str = "identity",
-    parameters: Any = (),
-    dropout: float = 0.0,
-    seed: Tensor | None = None,
-    offset: int = 0,
-) -> Tensor:
+def _check_linear(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+    bias, activation, _, dropout, seed, _ = filled(rest, _DEFAULTS)
     check(x, "x")
     check(weight, "weight", x)
     if weight.ndim != 2:
@@ -59,11 +54,12 @@ def _check_linear(
 
 def _check_linear_with_saved(x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     y = _check_linear(x, weight, *rest)
-    name, dropout = (*rest, *(None, "identity", (), 0.0)[len(rest) :])[1:4:2]
+    _, name, _, dropout, *_ = filled(rest, _DEFAULTS)
     return y, x.new_empty(y.shape if _kept(name, dropout) == "array" else 0)
 
 
-def _linear(
+def _layer(
+    return_saved: bool,
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -72,28 +68,14 @@ def _linear(
     dropout: float = 0.0,
     seed: Tensor | None = None,
     offset: int = 0,
-) -> Tensor:
-    given = named(activation, parameters) if parameters else {}
-    number = None if seed is None else word(seed)
-    w = transposed(weight)
-    return _core.linear(x, w, bias, activation, given, None, False, dropout, number, offset)
-
-
-def _linear_with_saved(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    activation: str = "identity",
-    parameters: Any = (),
-    dropout: float = 0.0,
-    seed: Tensor | None = None,
-    offset: int = 0,
-) -> tuple[Tensor, Tensor | None]:
-    given = named(activation, parameters) if parameters else {}
-    number = None if seed is None else word(seed)
-    w = transposed(weight)
-    y, saved = _core.linear(x, w, bias, activation, given, None, True, dropout, number, offset)
-    return y, saved if _kept(activation, dropout) == "array" else None
+) -> Any:
+    values, number, w = named(activation, parameters), word(seed), transposed(weight)
+    result = _core.linear(
+        *(x, w, bias, activation, values, None, return_saved, dropout, number, offset)
+    )
+    if return_saved and _kept(activation, dropout) != "array":
+        return result[0], None
+    return result
 
 
 def _linear_backward(
@@ -108,8 +90,7 @@ def _linear_backward(
     offset: int,
     wanted: Any,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    values = named(activation, parameters) if parameters else {}
-    number = None if seed is None else word(seed)
+    values, number = named(activation, parameters), word(seed)
     # The kernel writes it through its transpose, in the layout that the weight has.
     dweight = torch.empty_like(weight, memory_format=torch.contiguous_format) if wanted[1] else None
     if wanted[0] and dweight is not None:
@@ -191,14 +172,14 @@ _LINEAR_BACKWARD = Operator(
 )
 _LINEAR_WITH_SAVED = Operator(
     f"linear_with_saved{_LAYER} -> (Tensor, Tensor)",
-    _linear_with_saved,
+    functools.partial(_layer, True),
     _check_linear_with_saved,
     setup=_linear_setup,
     backward=_linear_differentiate,
 )
 _LINEAR = Operator(
     f"linear{_LAYER} -> Tensor",
-    _linear,
+    functools.partial(_layer, False),
     _check_linear,
     training=_LINEAR_WITH_SAVED,
     cast=lower,

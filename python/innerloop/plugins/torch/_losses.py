@@ -13,6 +13,7 @@ from ._operator import (
     check,
     check_shape,
     compute_dtype,
+    filled,
     lower,
     refuse_double,
     traced,
@@ -32,12 +33,6 @@ _DEFAULTS = (None, None, -100, 0.0, 0.0, "mean")
 _CONSTANTS = ("target", "weight", "sample_weight")
 # Whether a graph is kept after its backward pass: not there in older versions of PyTorch.
 _keep_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
-
-
-def _filled(options: Any, *more: Any) -> list[Any]:
-    """All options: what equals its default at the end is not passed on by the dispatcher."""
-    defaults = (*_DEFAULTS, *more)
-    return [*options, *defaults[len(options) :]]
 
 
 def _scaled(gradient: Tensor, by: Tensor, axis: int | None = None) -> Tensor:
@@ -108,7 +103,7 @@ def _class_axis(logits: Tensor, axis: int) -> int:
 
 
 def _check_loss(logits: Tensor, target: Tensor, *options: Any) -> Tensor:
-    weight, sample_weight, _, smoothing, z_loss, reduction, axis = _filled(options, 1)
+    weight, sample_weight, _, smoothing, z_loss, reduction, axis = filled(options, (*_DEFAULTS, 1))
     check(logits, "logits")
     at = _class_axis(logits, axis)
     rows = (*logits.shape[:at], *logits.shape[at + 1 :])
@@ -132,7 +127,7 @@ def _check_loss_with_grad(logits: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
 
 
 def _loss_of(return_grad: bool, logits: Tensor, target: Tensor, options: Any) -> Any:
-    given = logits, target, *_filled(options, 1), return_grad, 1.0, None
+    given = logits, target, *filled(options, (*_DEFAULTS, 1)), return_grad, 1.0, None
     return _core.softmax_cross_entropy(*given)
 
 
@@ -255,7 +250,7 @@ def _check_numbers(**numbers: Any) -> None:
 def _check_layer_loss(
     x: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None = None, *options: Any
 ) -> Tensor:
-    class_weight, sample_weight, _, smoothing, z_loss, reduction = _filled(options)
+    class_weight, sample_weight, _, smoothing, z_loss, reduction = filled(options, _DEFAULTS)
     check(x, "x")
     check(weight, "weight", x)
     if weight.ndim != 2 or x.ndim == 0 or x.shape[-1] != weight.shape[1]:
@@ -293,7 +288,7 @@ def _check_layer_loss_with_grad(
 def _layer_loss_of(
     x: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None, options: Any, *gradients: Any
 ) -> Any:
-    given = x, transposed(weight), target, bias, *_filled(options), *gradients
+    given = x, transposed(weight), target, bias, *filled(options, _DEFAULTS), *gradients
     return _core.linear_cross_entropy(*given)
 
 

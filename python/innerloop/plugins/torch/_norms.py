@@ -15,6 +15,7 @@ from ._operator import (
     check,
     check_shape,
     compute_dtype,
+    filled,
     leading,
     widest,
 )
@@ -26,12 +27,13 @@ def _define_norm(name: str) -> Operator:
     """The operator of a norm: one of mean and deviation, or of the root mean square alone."""
     has_bias = name == "layer_norm"
     vectors = ("weight", "bias") if has_bias else ("weight",)
+    defaults = (*(None for _ in vectors), 1e-5)
     schema = f"(Tensor x, {', '.join(f'Tensor? {v}=None' for v in vectors)}, float eps=1e-5)"
 
     def split(rest: Sequence[Any]) -> tuple[list[Tensor | None], float]:
-        """The parameters and eps: what equals its default is not passed on by the dispatcher."""
-        filled = [*rest, *((*(None for _ in vectors), 1e-5)[len(rest) :])]
-        return filled[:-1], filled[-1]
+        """The parameters and eps."""
+        *parameters, eps = filled(rest, defaults)
+        return parameters, eps
 
     def check_forward(x: Tensor, *rest: Any) -> Tensor:
         parameters, eps = split(rest)
@@ -119,10 +121,16 @@ def _define_norm(name: str) -> Operator:
 _LAYER_NORM, _RMS_NORM = _define_norm("layer_norm"), _define_norm("rms_norm")
 
 
-def _as_rows(
-    x: Tensor, normalized_shape: Any, *parameters: Tensor | None
-) -> tuple[Tensor, list[Tensor | None], bool]:
-    """x with the normalised axes as one, and parameters likewise; whether that changed a shape."""
+def _normalised(
+    norm: Operator,
+    x: Tensor,
+    normalized_shape: Any,
+    parameters: Sequence[Tensor | None],
+    eps: float,
+) -> Tensor:
+    """Over the last axes, which the norm sees as one."""
+    if normalized_shape is None or normalized_shape == x.shape[-1:]:
+        return norm(x, *parameters, eps)
     check(x, "x")
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     if not shape or tuple(x.shape[-len(shape) :]) != shape:
@@ -134,9 +142,10 @@ def _as_rows(
             check(value, name)
             check_shape(value, name, shape, "normalized_shape")
     if len(shape) == 1:
-        return x, list(parameters), False
+        return norm(x, *parameters, eps)
+    rows = x.reshape(*x.shape[: -len(shape)], math.prod(shape))
     flat = [None if p is None else p.reshape(-1) for p in parameters]
-    return x.reshape(*x.shape[: -len(shape)], math.prod(shape)), flat, True
+    return norm(rows, *flat, eps).reshape(x.shape)
 
 
 def layer_norm(
@@ -171,11 +180,7 @@ def layer_norm(
     ValueError
         If shapes do not fit, or eps is negative or NaN.
     """
-    if normalized_shape is None or normalized_shape == x.shape[-1:]:
-        return _LAYER_NORM(x, weight, bias, eps)
-    flat, parameters, reshaped = _as_rows(x, normalized_shape, weight, bias)
-    y = _LAYER_NORM(flat, *parameters, eps)
-    return y.reshape(x.shape) if reshaped else y
+    return _normalised(_LAYER_NORM, x, normalized_shape, (weight, bias), eps)
 
 
 def rms_norm(
@@ -208,11 +213,7 @@ def rms_norm(
     if eps is None:
         check(x, "x")
         eps = torch.finfo(compute_dtype(x.dtype)).eps
-    if normalized_shape is None or normalized_shape == x.shape[-1:]:
-        return _RMS_NORM(x, weight, eps)
-    flat, parameters, reshaped = _as_rows(x, normalized_shape, weight)
-    y = _RMS_NORM(flat, *parameters, eps)
-    return y.reshape(x.shape) if reshaped else y
+    return _normalised(_RMS_NORM, x, normalized_shape, (weight,), eps)
 
 
 def _prelu(x: Tensor, weight: Tensor) -> Tensor:

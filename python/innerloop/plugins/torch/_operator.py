@@ -36,6 +36,11 @@ def transposed(matrix: Tensor) -> Any:
     return _core.from_dlpack(matrix, _BFLOAT16).T
 
 
+def filled(given: Sequence[Any], defaults: Sequence[Any]) -> list[Any]:
+    """All arguments: what equals its default at the end is not passed on by the dispatcher."""
+    return [*given, *defaults[len(given) :]]
+
+
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """What arrays of a dtype are computed in."""
     return torch.float64 if dtype == torch.float64 else torch.float32
@@ -184,11 +189,10 @@ class Operator:
             return self._explained(args)
 
     def _dispatched(self, args: Sequence[Any]) -> Any:
+        self._check_devices(args)
         for argument, name in zip(args, self.arguments, strict=False):
             if not isinstance(argument, Tensor):
                 continue
-            if argument.device.type != "cpu":
-                raise TypeError(f"{name} must be on the CPU, got one on {argument.device}")
             if type(argument) not in (Tensor, Parameter) and hasattr(argument, "to_local"):
                 raise TypeError(
                     f"{name} must not be a DTensor: call innerloop::{self.name} with "
@@ -223,11 +227,14 @@ class Operator:
         resolved = [_in_memory(a) for a in args]
         if any(a is not r for a, r in zip(args, resolved, strict=True)):
             return self.kernel(*resolved)
+        self._check_devices(args)
+        self.check(*args)
+        raise
+
+    def _check_devices(self, args: Sequence[Any]) -> None:
         for argument, name in zip(args, self.arguments, strict=False):
             if isinstance(argument, Tensor) and argument.device.type != "cpu":
                 raise TypeError(f"{name} must be on the CPU, got one on {argument.device}")
-        self.check(*args)
-        raise
 
     def _check_constants(self, args: Sequence[Any]) -> None:
         for value, name in zip(args, self.arguments, strict=False):
