@@ -104,12 +104,12 @@ class Network {
   }
 
   // Trains on the rows of `order`, or on all as they come where it is None. `step` holds BoundStep's arguments, for the
-  // first step; `numbers` what StepNumbers takes for each step, of later ones what differs from the first, or once for
-  // all: where a step uses other states than the first, training ends before it. `threads` holds MlpEpoch's threads,
+  // first step; `numbers` what read_steps takes, of later ones nothing where all agree: where a step uses other states
+  // than the first, training ends before it. `threads` holds MlpEpoch's threads,
   // judges and seconds. Appends (sum of loss * rows, rows, steps, norm of the last gradients, threads, seconds) to
   // `report`, whatever is thrown once there has been a step: so nobody, and no signal either, comes in between.
   void epoch(py::handle x, py::handle target, py::handle sample_weight, py::handle order, py::handle batch,
-             py::handle grads, const py::tuple& step, const py::list& numbers, py::handle dropout_offset,
+             py::handle grads, const py::tuple& step, const py::tuple& numbers, py::handle dropout_offset,
              const py::tuple& threads, py::list report) const {
     check_held();
     const Learns learns(*this, x, target, sample_weight);
@@ -135,13 +135,7 @@ class Network {
                     step[9]);
     e.step = bound.work.get();
     const int64_t first_step = step[4].cast<py::list>()[0].cast<py::tuple>()[1].cast<int64_t>();
-    std::vector<StepNumbers> renewals;
-    renewals.reserve(numbers.size());
-    for (const py::handle item : numbers) {
-      const py::tuple given = py::reinterpret_borrow<py::tuple>(item);
-      const StepNumbers* first = renewals.empty() ? nullptr : &renewals.front();
-      renewals.emplace_back(bound.optimizer, first, given[0].cast<py::list>(), given[1], given[2]);
-    }
+    const std::vector<StepNumbers> renewals = read_steps(bound.optimizer, numbers[0], numbers[1]);
     e.prepare = [&](int64_t k) {
       const size_t i = (size_t)k < renewals.size() ? (size_t)k : renewals.size() - 1;
       if (k > 0) bound.renew(renewals[i], first_step + k);

@@ -47,31 +47,26 @@ double read_number(const Parameter& parameter, py::handle value) {
   return read;
 }
 
-// Calls f(name, value) for each number of `given`: a tuple's by the names of its items.
+// Calls f(name, value) with a number, or with each of a tuple by the names of its items.
 template <class F>
-void for_each_number(const Optimizer& optimizer, const py::dict& given, const F& f) {
-  for (const auto& [key, value] : given) {
-    const std::string name = py::str(key);
-    const int count = tuple_length(optimizer, name);
-    if (count == 0) {
-      f(name, py::reinterpret_borrow<py::object>(value));
-      continue;
-    }
-    if (!PyTuple_Check(value.ptr()) && !PyList_Check(value.ptr())) {
-      throw TypeError(name + " must be a tuple of " + std::to_string(count) + " numbers, got " + text(value));
-    }
-    const py::tuple items(py::reinterpret_borrow<py::object>(value));
-    if ((int)items.size() != count) {
-      throw ValueError(name + " must be a tuple of " + std::to_string(count) + " numbers, got " + text(value));
-    }
-    for (int i = 0; i < count; i++) f(name.substr(0, name.size() - 1) + std::to_string(i + 1), items[(size_t)i]);
+void with_number(const std::string& name, int tuple_length, py::handle value, const F& f) {
+  if (tuple_length == 0) return f(name, py::reinterpret_borrow<py::object>(value));
+  if (!PyTuple_Check(value.ptr()) && !PyList_Check(value.ptr())) {
+    throw TypeError(name + " must be a tuple of " + std::to_string(tuple_length) + " numbers, got " + text(value));
+  }
+  const py::tuple items(py::reinterpret_borrow<py::object>(value));
+  if ((int)items.size() != tuple_length) {
+    throw ValueError(name + " must be a tuple of " + std::to_string(tuple_length) + " numbers, got " + text(value));
+  }
+  for (int i = 0; i < tuple_length; i++) {
+    f(name.substr(0, name.size() - 1) + std::to_string(i + 1), py::object(items[(size_t)i]));
   }
 }
 
 Numbers read_numbers(const Optimizer& optimizer, const py::dict& given) {
   Numbers numbers;
   py::dict flat;
-  for_each_number(optimizer, given, [&](const std::string& name, const py::object& value) {
+  const auto take = [&](const std::string& name, const py::object& value) {
     if (name == "maximize") {
       numbers.maximize = read_number(common_parameters[kMaximize], value) != 0;
     } else if (name == "l1") {
@@ -79,7 +74,11 @@ Numbers read_numbers(const Optimizer& optimizer, const py::dict& given) {
     } else {
       flat[py::str(name)] = value;
     }
-  });
+  };
+  for (const auto& [key, value] : given) {
+    const std::string name = py::str(key);
+    with_number(name, tuple_length(optimizer, name), value, take);
+  }
   numbers.values = parameter_values(optimizer.name, optimizer.parameters, optimizer.parameter_count, flat);
   check_together(optimizer, numbers.values.value);
   if (!reference_in_use()) return numbers;
@@ -244,32 +243,52 @@ struct BoundStep::Arrays {
   std::vector<bool> plain;
 };
 
-StepNumbers::StepNumbers(const Optimizer& optimizer, const StepNumbers* before, const py::list& of_groups,
-                         py::handle max_norm, py::handle grad_scale)
-    : options(read_options(max_norm, grad_scale)) {
-  if (before) groups = before->groups;
-  size_t g = 0;
-  for (const py::handle item : of_groups) {
-    const py::dict given = item.cast<py::dict>();
-    if (!before) {
-      const Numbers numbers = read_numbers(optimizer, given);
-      groups.push_back({numbers.values, numbers.maximize, numbers.l1});
-      continue;
-    }
-    Group& group = groups.at(g++);
-    for_each_number(optimizer, given, [&](const std::string& name, const py::object& value) {
-      if (name == "maximize") {
-        group.maximize = read_number(common_parameters[kMaximize], value) != 0;
-      } else if (name == "l1") {
-        group.l1 = read_number(common_parameters[kL1], value);
-      } else if (const int i = find_parameter(optimizer, name); i >= 0) {
-        group.values.value[i] = read_number(optimizer.parameters[i], value);
-      } else {
-        throw TypeError(std::string(optimizer.name) + " has no " + name);
-      }
-    });
-    check_together(optimizer, group.values.value);
+std::vector<StepNumbers> read_steps(const Optimizer& optimizer, const py::tuple& first, const py::tuple& later) {
+  StepNumbers numbers{{}, read_options(first[1], first[2])};
+  for (const py::handle group : first[0].cast<py::list>()) {
+    const Numbers read = read_numbers(optimizer, group.cast<py::dict>());
+    numbers.groups.push_back({read.values, read.maximize, read.l1});
   }
+  size_t count = 0;
+  for (const py::handle group : later[0].cast<py::list>()) {
+    for (const auto& [key, values] : group.cast<py::dict>()) count = std::max(count, values.cast<py::list>().size());
+  }
+  for (size_t i : {1, 2}) count = std::max(count, later[i].is_none() ? 0 : later[i].cast<py::list>().size());
+  std::vector<StepNumbers> steps(1 + count, numbers);
+
+  size_t g = 0;
+  for (const py::handle group : later[0].cast<py::list>()) {
+    for (const auto& [key, each] : group.cast<py::dict>()) {
+      const std::string name = py::str(key);
+      const int length = tuple_length(optimizer, name);
+      const py::list values = each.cast<py::list>();
+      for (size_t k = 0; k < values.size(); k++) {
+        StepNumbers::Group& to = steps[k + 1].groups.at(g);
+        with_number(name, length, values[k], [&](const std::string& item, const py::object& value) {
+          if (item == "maximize") {
+            to.maximize = read_number(common_parameters[kMaximize], value) != 0;
+          } else if (item == "l1") {
+            to.l1 = read_number(common_parameters[kL1], value);
+          } else if (const int i = find_parameter(optimizer, item); i >= 0) {
+            to.values.value[i] = read_number(optimizer.parameters[i], value);
+          } else {
+            throw TypeError(std::string(optimizer.name) + " has no " + item);
+          }
+        });
+      }
+    }
+    g++;
+  }
+  for (size_t k = 1; k <= count; k++) {
+    const auto at = [&](size_t i) -> py::object {
+      if (later[i].is_none()) return first[i];
+      const py::list values = later[i].cast<py::list>();
+      return k <= values.size() ? py::object(values[k - 1]) : py::object(first[i]);
+    };
+    if (!later[1].is_none() || !later[2].is_none()) steps[k].options = read_options(at(1), at(2));
+    for (const StepNumbers::Group& group : steps[k].groups) check_together(optimizer, group.values.value);
+  }
+  return steps;
 }
 
 BoundStep::BoundStep(const std::string& name, py::handle params, py::handle grads, const py::tuple& states,

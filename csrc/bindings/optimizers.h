@@ -10,7 +10,7 @@
 
 namespace innerloop {
 
-// What one step takes of each group, a dict, and of all together.
+// What one step takes of each group, and of all together.
 struct StepNumbers {
   struct Group {
     ParameterValues values;
@@ -19,11 +19,12 @@ struct StepNumbers {
   };
   std::vector<Group> groups;
   StepOptions options;
-
-  // With `before`, another step's, the dicts hold only what differs from it: each number costs some 0.3 us to read.
-  StepNumbers(const Optimizer& optimizer, const StepNumbers* before, const py::list& of_groups, py::handle max_norm,
-              py::handle grad_scale);
 };
+
+// The numbers of some steps: of the first, (a dict for each group, max_norm, grad_scale), and of those after it what
+// differs from it, ({name: [its value at each step]} for each group, [max_norm] or None, [grad_scale] or None). By
+// name, as a small network's batch feels each microsecond.
+std::vector<StepNumbers> read_steps(const Optimizer& optimizer, const py::tuple& first, const py::tuple& later);
 
 class BoundStep {
   struct Arrays;

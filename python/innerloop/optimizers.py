@@ -315,25 +315,25 @@ class Optimizer:
             *(self.state.get("masters"), stored, self.seed),
         )
 
-    def _numbers_of(self, steps: int) -> list[tuple[list[dict[str, Any]], Any, Any]]:
-        """The numbers of the next steps, each as the native ones take them; one where all agree.
+    def _numbers_of(self, steps: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """The numbers of the next step, and what functions give of those after it.
 
-        Of later steps they are those that a function gives: more cost time that a small network's
-        batch would feel.
+        Each a tuple of the groups', max_norm and grad_scale; of later steps lists, by name, of what
+        a function gives, as more would cost time that a small network's batch feels.
         """
-        own = [{k: v for k, v in g.items() if k != "params"} for g in self.param_groups]
-        called = [[(k, v) for k, v in g.items() if callable(v)] for g in own]
         first = self.steps + 1
-        numbers = [(self._numbers(first), *self._options(first))]
-        same = not callable(self.max_norm) and not callable(self.grad_scale)
-        if same and not any(called):
-            return numbers
-        options = numbers[0][1:]
-        for step in range(first + 1, first + steps):
-            if not same:
-                options = self._options(step)
-            numbers.append(([{k: f(step) for k, f in some} for some in called], *options))
-        return numbers
+        after = range(first + 1, first + steps)
+
+        def later(value: Any) -> list[Any] | None:
+            return list(map(value, after)) if callable(value) else None
+
+        groups = [
+            {k: later(v) for k, v in group.items() if callable(v)} for group in self.param_groups
+        ]
+        return (
+            (self._numbers(first), *self._options(first)),
+            (groups, later(self.max_norm), later(self.grad_scale)),
+        )
 
     def state_dict(self) -> dict[str, NDArray]:
         """Return all that `load_state_dict` needs to go on from here, as copies.

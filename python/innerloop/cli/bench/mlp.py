@@ -40,7 +40,7 @@ def cases(beside: Peers, quick: bool) -> Iterator[Make]:
         yield functools.partial(_epoch, beside, hidden, batch, quick)
     yield functools.partial(_one_row, beside)
     if beside.sklearn is not None:  # which our estimators are made of
-        yield functools.partial(_estimator, 1 if quick else 10)
+        yield functools.partial(_estimator, 1 if quick else 30)
         yield functools.partial(_estimators_row)
 
 

@@ -20,7 +20,7 @@ GIVEN = "value and gradient, into a given array"
 FRESH = "value and gradient, into a fresh array"
 OVER = "value and gradient, over the logits"
 LARGE, SMALL = "16,000,000 elements", "256,000 elements"
-FIT = "MLPClassifier((64,), batch_size=32).fit, 10 epochs"
+FIT = "MLPClassifier((64,), batch_size=32).fit, 30 epochs"
 ROW = "MLPClassifier.predict_proba of one row"
 FUSED, DEFAULT = "torch fused", "torch default"  # which is beside what has no fused form
 COMPILED = "torch compiled"
