@@ -73,6 +73,22 @@ def test_as_torch_nn(name: str, args: Any, kwargs: Any, dtype: Any) -> None:
         assert torch.equal(a, b)
     assert repr(ours) == repr(peer)
     agree(ours.to(dtype), peer.to(dtype), randn(3, 5, 7, dtype=dtype))
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype")  # of PyTorch's RMSNorm: its slower form
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["LayerNorm", "RMSNorm"])
+def test_norms_of_half_precision_beside_float32_weights(name: str, dtype: Any) -> None:
+    ours, peer = both(name, 7)
+    results = []
+    for module in (ours, peer):
+        x = randn(3, 7, dtype=dtype).requires_grad_()
+        y = module(x)
+        assert y.dtype == dtype
+        results.append((y, *torch.autograd.grad(y.sum(), (x, *module.parameters()))))
+    torch.testing.assert_close(*results)
+    with pytest.raises((RuntimeError, TypeError), match=r"dtype|type"):
+        both("LayerNorm", 7)[0].double()(randn(3, 7, dtype=dtype))
     peer.load_state_dict(ours.state_dict())
     ours.load_state_dict(peer.state_dict())
 

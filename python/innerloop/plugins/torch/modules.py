@@ -136,17 +136,32 @@ class PReLU(nn.PReLU):
         return ops.prelu(x, self.weight)
 
 
+def _mixed(x: Any, weight: Tensor | None) -> bool:
+    """Whether dtypes differ: PyTorch's own norms take half precision beside float32 weights, and
+    say what they do not take. Under autocast ours cast."""
+    return (
+        weight is not None
+        and isinstance(x, Tensor)
+        and x.dtype != weight.dtype
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
 class LayerNorm(nn.LayerNorm):
-    """`torch.nn.LayerNorm` over ``torch.ops.innerloop.layer_norm``."""
+    """`torch.nn.LayerNorm` over ``torch.ops.innerloop.layer_norm``, where dtypes agree."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if _mixed(x, self.weight):
+            return super().forward(x)
         return ops.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
 
 
 class RMSNorm(nn.RMSNorm):
-    """`torch.nn.RMSNorm` over ``torch.ops.innerloop.rms_norm``."""
+    """`torch.nn.RMSNorm` over ``torch.ops.innerloop.rms_norm``, where dtypes agree."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if _mixed(x, self.weight):
+            return super().forward(x)
         return ops.rms_norm(x, self.normalized_shape, self.weight, self.eps)
 
 
