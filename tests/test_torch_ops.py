@@ -439,6 +439,40 @@ def test_float16_losses_take_the_scale_that_a_scaler_begins_with() -> None:
             torch.testing.assert_close(mine.float(), expected, rtol=4e-3, atol=10.0)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("scale", [65536.0, -1024.0, float("inf"), float("nan")])
+def test_gradients_of_float16_are_scaled_before_they_are_rounded(
+    scale: float, reduction: str
+) -> None:
+    """Probabilities down to 1e-9, which float16 has not, times what a scaler begins with."""
+    z = (torch.linspace(-20, 0, 12, dtype=torch.float16).repeat(4, 1)).requires_grad_()
+    w = torch.eye(12, dtype=torch.float16).requires_grad_()
+    target, weight = torch.tensor([3, 11, -100, 0]), torch.rand(4, generator=torch.Generator())
+    weight[1] = 2.0
+    wide = z.detach().double().requires_grad_()
+    losses = F.cross_entropy(wide, target, reduction="none") * weight
+    expected_loss = {
+        "mean": lambda: losses.sum() / weight[target >= 0].sum(),
+        "sum": losses.sum,
+        "none": lambda: losses,
+    }[reduction]()
+    by = torch.full_like(expected_loss, scale)
+    (expected,) = torch.autograd.grad(expected_loss, wide, by)
+    given = {"sample_weight": weight, "reduction": reduction}
+    of_logits = ops.softmax_cross_entropy(z, target, **given)
+    of_layer = ops.linear_cross_entropy(z, w, target, **given)
+    for loss, gradient in (
+        (of_logits, torch.autograd.grad(of_logits, z, by.float())[0]),
+        (of_layer, torch.autograd.grad(of_layer, z, by.float())[0]),
+    ):
+        torch.testing.assert_close(loss.double(), expected_loss, rtol=1e-3, atol=1e-5)
+        if scale == scale and abs(scale) < float("inf"):
+            torch.testing.assert_close(gradient.double(), expected, rtol=2e-3, atol=6e-8)
+            assert (gradient[[0, 1, 3]] != 0).all() and (gradient[2] == 0).all()
+        else:
+            assert not gradient[[0, 1, 3]].isfinite().any()
+
+
 def test_the_weight_takes_its_gradient_over_without_a_copy() -> None:
     weight = torch.nn.Parameter(randn(9, 7))
     ops.linear(randn(5, 7), weight).sum().backward()
@@ -553,7 +587,14 @@ def _operators() -> dict[str, tuple[Any, ...]]:
             0.0,
             "none",
         ),
+        "softmax_cross_entropy_backward": (
+            randn(5)[:, None].expand(5, 2),
+            randn(5, 4, 2),
+            torch.stack([labels % 4] * 2, 1),
+            *(None, randn(5, 2).abs(), -100, 0.1, 0.0, "none"),
+        ),
         "linear_cross_entropy": (x, w, labels, b),
+        "linear_cross_entropy_backward": (randn(1)[0], randn(5, 4), randn(9, 4), labels),
         "linear_cross_entropy_with_grad": (x.detach(), w.detach(), labels),
     }
 

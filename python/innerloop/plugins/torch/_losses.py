@@ -1,4 +1,8 @@
-"""Cross-entropies: the forward pass makes the gradient, too, where one will be asked for."""
+"""Cross-entropies: the forward pass makes the gradient, too, where one will be asked for.
+
+Not of float16, whose smallest numbers a GradScaler's factor must reach before they are rounded, and
+not of a layer's loss for each row, which has as many gradients: `*_backward` go through it again.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +49,19 @@ def _scaled(gradient: Tensor, by: Tensor, axis: int | None = None) -> Tensor:
         if not _keep_graph() and by.item() == 1:
             return gradient.detach()  # saved as an output of the operator, which has a graph
     scale = by if axis is None else by.unsqueeze(axis)
-    # The scale stays float32: that of a GradScaler begins at 2**16, which float16 has not.
     return (gradient * scale).to(gradient.dtype)
+
+
+def _by_scale(
+    dloss: Tensor, rows: Any, sample_weight: Tensor | None, reduction: str
+) -> tuple[Tensor | None, str, float]:
+    """sample_weight, reduction and grad_scale whose gradient is that of the loss times dloss."""
+    if reduction != "none":
+        scale = dloss.item()
+        if scale == scale:
+            return sample_weight, reduction, scale
+        dloss = dloss.expand(rows)  # NaN may be a weight, and no scale
+    return dloss if sample_weight is None else dloss * sample_weight, "sum", 1.0
 
 
 def _check_options(
@@ -123,33 +138,57 @@ def _check_loss(logits: Tensor, target: Tensor, *options: Any) -> Tensor:
 
 
 def _check_loss_with_grad(logits: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    return _check_loss(logits, *rest), logits.new_empty(logits.shape)
-
-
-def _loss_of(return_grad: bool, logits: Tensor, target: Tensor, options: Any) -> Any:
-    given = logits, target, *filled(options, (*_DEFAULTS, 1)), return_grad, 1.0, None
-    return _core.softmax_cross_entropy(*given)
+    made = logits.dtype != torch.float16
+    return _check_loss(logits, *rest), logits.new_empty(logits.shape if made else 0)
 
 
 def _loss(logits: Tensor, target: Tensor, *options: Any) -> Tensor:
-    return _loss_of(False, logits, target, options)
+    given = logits, target, *filled(options, (*_DEFAULTS, 1)), False, 1.0, None
+    return _core.softmax_cross_entropy(*given)
 
 
-def _loss_with_grad(logits: Tensor, target: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    return _loss_of(True, logits, target, options)
+def _loss_with_grad(logits: Tensor, target: Tensor, *options: Any) -> tuple[Tensor, Tensor | None]:
+    if logits.dtype == torch.float16:
+        return _loss(logits, target, *options), None
+    given = logits, target, *filled(options, (*_DEFAULTS, 1)), True, 1.0, None
+    return _core.softmax_cross_entropy(*given)
 
 
-def _loss_setup(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
+def _loss_setup(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor | None]) -> None:
     *_, reduction, axis = inputs
+    ctx.later = inputs[0].dtype == torch.float16
+    ctx.options = inputs[4:]
     ctx.axis = _class_axis(inputs[0], axis) if reduction == "none" else None
-    ctx.save_for_backward(output[1])
+    ctx.save_for_backward(*(inputs[:4] if ctx.later else output[1:]))
     ctx.set_materialize_grads(False)
 
 
 def _loss_differentiate(ctx: Any, dloss: Tensor | None, ddlogits: Tensor | None) -> Any:
     refuse_double("softmax_cross_entropy", ddlogits)
-    (dlogits,) = ctx.saved_tensors
-    return None if dloss is None else _scaled(dlogits, dloss, ctx.axis), *(None,) * 8
+    if dloss is None:
+        return (None,) * 9
+    if ctx.later:
+        dlogits = _LOSS_BACKWARD(dloss, *ctx.saved_tensors, *ctx.options)
+    else:
+        (dlogits,) = ctx.saved_tensors
+        dlogits = _scaled(dlogits, dloss, ctx.axis)
+    return dlogits, *(None,) * 8
+
+
+def _check_loss_backward(dloss: Tensor, logits: Tensor, target: Tensor, *options: Any) -> Tensor:
+    loss = _check_loss(logits, target, *options)
+    check(dloss, "dloss", dtypes=(loss.dtype,))
+    check_shape(dloss, "dloss", loss.shape, "that of the loss")
+    return logits.new_empty(logits.shape)
+
+
+def _loss_backward(dloss: Tensor, logits: Tensor, target: Tensor, *options: Any) -> Tensor:
+    weight, sample_weight, *numbers, reduction, axis = filled(options, (*_DEFAULTS, 1))
+    at = _class_axis(logits, axis)
+    rows = (*logits.shape[:at], *logits.shape[at + 1 :])
+    sample_weight, reduction, scale = _by_scale(dloss, rows, sample_weight, reduction)
+    given = logits, target, weight, sample_weight, *numbers, reduction, axis, True, scale, None
+    return _core.softmax_cross_entropy(*given)[1]
 
 
 def _cast_loss(dtype: torch.dtype, *args: Any) -> list[Any]:
@@ -161,16 +200,21 @@ def _cast_loss(dtype: torch.dtype, *args: Any) -> list[Any]:
     return [logits, target, *rest]
 
 
+_LOGITS = f"Tensor logits, Tensor target, {_OPTIONS}, int axis=1"
+_LOSS_BACKWARD = Operator(
+    f"softmax_cross_entropy_backward(Tensor dloss, {_LOGITS}) -> Tensor",
+    _loss_backward,
+    _check_loss_backward,
+)
 _LOSS_WITH_GRAD = Operator(
-    f"softmax_cross_entropy_with_grad(Tensor logits, Tensor target, {_OPTIONS}, int axis=1) "
-    "-> (Tensor, Tensor)",
+    f"softmax_cross_entropy_with_grad({_LOGITS}) -> (Tensor, Tensor)",
     _loss_with_grad,
     _check_loss_with_grad,
     setup=_loss_setup,
     backward=_loss_differentiate,
 )
 _LOSS = Operator(
-    f"softmax_cross_entropy(Tensor logits, Tensor target, {_OPTIONS}, int axis=1) -> Tensor",
+    f"softmax_cross_entropy({_LOGITS}) -> Tensor",
     _loss,
     _check_loss,
     training=_LOSS_WITH_GRAD,
@@ -194,7 +238,8 @@ def softmax_cross_entropy(
     """Cross-entropy of softmax(logits) against class labels or class probabilities.
 
     Formula, options and their meaning: `innerloop.softmax_cross_entropy`. Where a gradient will be
-    asked for, it is made in the forward pass and kept in place of the logits.
+    asked for, it is made in the forward pass and kept in place of the logits; of float16, in the
+    backward pass.
 
     Parameters
     ----------
@@ -277,44 +322,66 @@ def _check_layer_loss(
     )
 
 
+def _gradients_later(x: Tensor, reduction: str) -> bool:
+    return reduction == "none" or x.dtype == torch.float16
+
+
+def _without_values(
+    x: Tensor, weight: Tensor, bias: Tensor | None, made: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients' shapes."""
+    return (
+        x.new_empty(x.shape if made else 0),
+        x.new_empty(weight.shape if made else 0),
+        x.new_empty(weight.shape[0] if made and bias is not None else 0),
+    )
+
+
 def _check_layer_loss_with_grad(
     x: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None = None, *options: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     loss = _check_layer_loss(x, weight, target, bias, *options)
-    db = x.new_empty(0 if bias is None else weight.shape[0])
-    return loss, x.new_empty(x.shape), weight.new_empty(weight.shape), db
-
-
-def _layer_loss_of(
-    x: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None, options: Any, *gradients: Any
-) -> Any:
-    given = x, transposed(weight), target, bias, *filled(options, _DEFAULTS), *gradients
-    return _core.linear_cross_entropy(*given)
+    made = not _gradients_later(x, filled(options, _DEFAULTS)[-1])
+    return loss, *_without_values(x, weight, bias, made)
 
 
 def _layer_loss(
     x: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None = None, *options: Any
 ) -> Tensor:
-    return _layer_loss_of(x, weight, target, bias, options, False, 1.0, None)
+    given = x, transposed(weight), target, bias, *filled(options, _DEFAULTS), False, 1.0, None
+    return _core.linear_cross_entropy(*given)
 
 
-def _layer_loss_with_grad(
-    x: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None = None, *options: Any
+def _made_with_loss(
+    x: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None,
+    options: Any,
+    grad_scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     # Written through its transpose, in the layout that the weight has.
     dweight = torch.empty_like(weight, memory_format=torch.contiguous_format)
     out = None, transposed(dweight), None
-    loss, (dx, _, db) = _layer_loss_of(x, weight, target, bias, options, True, 1.0, out)
+    given = x, transposed(weight), target, bias, *options, True, grad_scale, out
+    loss, (dx, _, db) = _core.linear_cross_entropy(*given)
     return loss, dx, dweight, db
 
 
+def _layer_loss_with_grad(
+    x: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None = None, *options: Any
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    options = tuple(filled(options, _DEFAULTS))
+    if _gradients_later(x, options[-1]):
+        return _layer_loss(x, weight, target, bias, *options), None, None, None
+    return _made_with_loss(x, weight, target, bias, options, 1.0)
+
+
 def _layer_loss_setup(ctx: Any, inputs: Any, output: tuple[Tensor, ...]) -> None:
-    *_, reduction = inputs
-    ctx.options = inputs[6:9]
+    ctx.later = _gradients_later(inputs[0], inputs[-1])
+    ctx.options = inputs[6:]
     ctx.no_bias = inputs[3] is None
-    # A loss for each row has as many gradients as there are rows: the layer is gone through again.
-    ctx.by_row = reduction == "none"
-    ctx.save_for_backward(*(inputs[:6] if ctx.by_row else output[1:]))
+    ctx.save_for_backward(*(inputs[:6] if ctx.later else output[1:]))
     ctx.set_materialize_grads(False)
 
 
@@ -322,12 +389,8 @@ def _layer_loss_differentiate(ctx: Any, dloss: Tensor | None, *second: Tensor | 
     refuse_double("linear_cross_entropy", *second)
     if dloss is None:
         return (None,) * 10
-    if ctx.by_row:
-        x, weight, target, bias, class_weight, sample_weight = ctx.saved_tensors
-        rows = dloss if sample_weight is None else dloss * sample_weight
-        _, dx, dweight, db = _LAYER_LOSS_WITH_GRAD(
-            x, weight, target, bias, class_weight, rows, *ctx.options, "sum"
-        )
+    if ctx.later:
+        dx, dweight, db = _LAYER_LOSS_BACKWARD(dloss, *ctx.saved_tensors, *ctx.options)
     else:
         dx, dweight, db = (
             _scaled(g, dloss) if wanted else None
@@ -340,22 +403,55 @@ def _layer_loss_differentiate(ctx: Any, dloss: Tensor | None, *second: Tensor | 
     return dx, dweight, None, None if ctx.no_bias else db, *(None,) * 6
 
 
+def _check_layer_loss_backward(
+    dloss: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None = None,
+    *options: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    loss = _check_layer_loss(x, weight, target, bias, *options)
+    check(dloss, "dloss", dtypes=(loss.dtype,))
+    check_shape(dloss, "dloss", loss.shape, "that of the loss")
+    return _without_values(x, weight, bias, True)
+
+
+def _layer_loss_backward(
+    dloss: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None = None,
+    *options: Any,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    class_weight, sample_weight, *numbers, reduction = filled(options, _DEFAULTS)
+    sample_weight, reduction, scale = _by_scale(dloss, x.shape[:-1], sample_weight, reduction)
+    options = class_weight, sample_weight, *numbers, reduction
+    return _made_with_loss(x, weight, target, bias, options, scale)[1:]
+
+
 def _cast_layer_loss(dtype: torch.dtype, *args: Any) -> list[Any]:
     return [*lower(dtype, *args[:4]), *args[4:]]
 
 
-_LAYER = "(Tensor x, Tensor weight, Tensor target, Tensor? bias=None, " + _OPTIONS.replace(
+_LAYER = "Tensor x, Tensor weight, Tensor target, Tensor? bias=None, " + _OPTIONS.replace(
     "weight=None", "class_weight=None", 1
 )
+_LAYER_LOSS_BACKWARD = Operator(
+    f"linear_cross_entropy_backward(Tensor dloss, {_LAYER}) -> (Tensor, Tensor, Tensor)",
+    _layer_loss_backward,
+    _check_layer_loss_backward,
+)
 _LAYER_LOSS_WITH_GRAD = Operator(
-    f"linear_cross_entropy_with_grad{_LAYER}) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"linear_cross_entropy_with_grad({_LAYER}) -> (Tensor, Tensor, Tensor, Tensor)",
     _layer_loss_with_grad,
     _check_layer_loss_with_grad,
     setup=_layer_loss_setup,
     backward=_layer_loss_differentiate,
 )
 _LAYER_LOSS = Operator(
-    f"linear_cross_entropy{_LAYER}) -> Tensor",
+    f"linear_cross_entropy({_LAYER}) -> Tensor",
     _layer_loss,
     _check_layer_loss,
     training=_LAYER_LOSS_WITH_GRAD,
@@ -381,8 +477,8 @@ def linear_cross_entropy(
 
     Formula: ``softmax_cross_entropy(linear(x, weight, bias), target)`` over the last axis; see
     `innerloop.linear_cross_entropy`. Where gradients will be asked for, they are made in the
-    forward pass; with ``reduction="none"``, in a second one. Under autocast x, weight, bias and
-    probabilities are cast to its dtype.
+    forward pass; with ``reduction="none"`` and of float16, in a second one. Under autocast x,
+    weight, bias and probabilities are cast to its dtype.
 
     Parameters
     ----------
