@@ -104,9 +104,10 @@ py::object linear(py::handle x, py::handle w, py::handle b, py::handle name, con
 }
 
 py::tuple backward(py::handle dy, py::handle x, py::handle w, py::handle saved, py::handle name, const py::dict& given,
-                   py::handle with_bias, py::handle out, py::handle dropout, py::handle seed, py::handle offset) {
+                   py::handle with_bias, py::handle out, py::handle dropout, py::handle seed, py::handle offset,
+                   py::handle with_dx) {
   const Drop drop(dropout, seed, offset);
-  const bool bias = boolean(with_bias, "bias");
+  const bool bias = boolean(with_bias, "bias"), input = boolean(with_dx, "with_dx");
   const Act act(name, given);
   Arguments arguments;
   const Array ady = arguments.in(dy, "dy");
@@ -124,7 +125,9 @@ py::tuple backward(py::handle dy, py::handle x, py::handle w, py::handle saved, 
     throw TypeError(std::string("saved must be what linear(..., return_saved=True) gave for ") + act.activation.name +
                     ", got None");
   }
-  const LinearGradients gradients(arguments, out, ax.view, aw.weight.n(), bias ? nullptr : "bias=False does without",
+  const LinearGradients gradients(arguments, out, ax.view, aw.weight.n(),
+                                  input ? nullptr : "with_dx=False does without",
+                                  bias ? nullptr : "bias=False does without",
                                   {&ady, &ax, array_or_null(aw.array), array_or_null(as)});
 
   if (reference_in_use()) {
@@ -136,7 +139,7 @@ py::tuple backward(py::handle dy, py::handle x, py::handle w, py::handle saved, 
   } else {
     py::gil_scoped_release release;
     linear_backward(act.activation, act.parameters.value, ady.view, ax.view, aw.weight,
-                    act.identity ? nullptr : view_or_null(as), gradients.dx.view, gradients.dw.view,
+                    act.identity ? nullptr : view_or_null(as), view_or_null(gradients.dx), gradients.dw.view,
                     gradients.db_view(), drop.wanted());
   }
   return gradients.result(arguments);
@@ -162,25 +165,29 @@ std::optional<Array> optional_bias(Arguments& arguments, py::handle b, const Ten
 }
 
 LinearGradients::LinearGradients(Arguments& arguments, py::handle out, const TensorView& x, int64_t n,
-                                 const char* without_db, std::initializer_list<const Array*> inputs) {
+                                 const char* without_dx, const char* without_db,
+                                 std::initializer_list<const Array*> inputs) {
   const py::tuple outputs = given_outputs(out, 3, "(dx, dw, db)");
+  if (without_dx && !outputs[0].is_none()) {
+    throw ValueError(std::string("out has a dx, which ") + without_dx + "; got an array");
+  }
   if (without_db && !outputs[2].is_none()) {
     throw ValueError(std::string("out has a db, which ") + without_db + "; got an array");
   }
-  dx = arguments.out(outputs[0], "dx", x.dtype, x.dims());
+  if (!without_dx) dx = arguments.out(outputs[0], "dx", x.dtype, x.dims());
   dw = arguments.out(outputs[1], "dw", x.dtype, {x.shape[x.ndim - 1], n});
   if (!without_db) db = arguments.out(outputs[2], "db", x.dtype, {n});
-  Arguments::check_outputs({&dx, &dw, array_or_null(db)}, inputs);
+  Arguments::check_outputs({array_or_null(dx), &dw, array_or_null(db)}, inputs);
 }
 
 void LinearGradients::copy_reference(const py::tuple& gradients) const {
-  copy_into(dx, gradients[0]);
+  if (dx) copy_into(*dx, gradients[0]);
   copy_into(dw, gradients[1]);
   if (db) copy_into(*db, gradients[2]);
 }
 
 py::tuple LinearGradients::result(const Arguments& arguments) const {
-  return py::make_tuple(arguments.result(dx), arguments.result(dw),
+  return py::make_tuple(dx ? arguments.result(*dx) : py::object(py::none()), arguments.result(dw),
                         db ? arguments.result(*db) : py::object(py::none()));
 }
 

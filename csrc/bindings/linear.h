@@ -13,13 +13,14 @@ std::optional<Array> optional_bias(Arguments& arguments, py::handle b, const Ten
 
 // The gradients of a dense layer: fresh, or those of the caller's tuple `out`.
 struct LinearGradients {
-  Array dx, dw;
+  std::optional<Array> dx;
+  Array dw;
   std::optional<Array> db;
 
-  // `without_db` says why there is no db; null where there is. No output may share a byte with another or with an
-  // input, of which some may be null.
-  LinearGradients(Arguments& arguments, py::handle out, const TensorView& x, int64_t n, const char* without_db,
-                  std::initializer_list<const Array*> inputs);
+  // `without_dx` and `without_db` say why there is none; null where there is. No output may share a byte with another
+  // or with an input, of which some may be null.
+  LinearGradients(Arguments& arguments, py::handle out, const TensorView& x, int64_t n, const char* without_dx,
+                  const char* without_db, std::initializer_list<const Array*> inputs);
 
   const TensorView* db_view() const { return db ? &db->view : nullptr; }
   void copy_reference(const py::tuple& gradients) const;

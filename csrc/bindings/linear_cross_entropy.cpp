@@ -39,7 +39,7 @@ py::object layer_loss(py::handle x, py::handle w, py::handle target, py::handle 
   std::optional<LinearGradients> gradients;
   if (given.return_grad) {
     gradients.emplace(
-        arguments, out, ax.view, classes, ab ? nullptr : "b=None does without",
+        arguments, out, ax.view, classes, nullptr, ab ? nullptr : "b=None does without",
         std::initializer_list<const Array*>{&ax, &aw, &atarget, array_or_null(ab), array_or_null(weights.weight),
                                             array_or_null(weights.sample)});
   }
@@ -69,7 +69,7 @@ py::object layer_loss(py::handle x, py::handle w, py::handle target, py::handle 
                                      view_or_null(ab),
                                      {&atarget.view, view_or_null(weights.weight), view_or_null(weights.sample)},
                                      view_or_null(losses),
-                                     gradients ? &gradients->dx.view : nullptr,
+                                     gradients ? view_or_null(gradients->dx) : nullptr,
                                      gradients ? &gradients->dw.view : nullptr,
                                      gradients ? gradients->db_view() : nullptr};
     py::gil_scoped_release release;

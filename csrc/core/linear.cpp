@@ -188,7 +188,7 @@ void linear_forward(const Activation& activation, const double* parameters, cons
 }
 
 void linear_backward(const Activation& activation, const double* parameters, const TensorView& dy, const TensorView& x,
-                     const Weight& w, const TensorView* saved, const TensorView& dx, const TensorView& dw,
+                     const Weight& w, const TensorView* saved, const TensorView* dx, const TensorView& dw,
                      const TensorView* db, const DropoutWork* dropout) {
   const Kernels& in_use = kernels();
   const LinearKernels& kernel = typed(*in_use.linear, x.dtype);
@@ -204,13 +204,16 @@ void linear_backward(const Activation& activation, const double* parameters, con
   }
   l.dy = matrix_of(kept, call);
   l.x = matrix_of(x, call);
-  if (w.packed != nullptr) {
-    l.panels = w.packed->panels(kernel, true);
-  } else {
-    l.w = matrix_of(w.view, call);
+  l.without_dx = dx == nullptr;
+  if (dx != nullptr) {
+    if (w.packed != nullptr) {
+      l.panels = w.packed->panels(kernel, true);
+    } else {
+      l.w = matrix_of(w.view, call);
+    }
+    l.dx = matrix_of(*dx, call);
   }
   if (saved != nullptr) l.saved = matrix_of(*saved, call);
-  l.dx = matrix_of(dx, call);
   l.dw = matrix_of(dw, call);
   l.db = strided(db);
   l.activation = index_of(in_use, activation);

@@ -94,9 +94,9 @@ void linear_forward(const Activation& activation, const double* parameters, cons
                     const TensorView* bias, const TensorView& y, const TensorView* z,
                     const DropoutWork* dropout = nullptr);
 
-// `saved` is null for the identity alone, `db` where there is no bias.
+// `saved` is null for the identity alone, `dx` where nobody asks for it, `db` where there is no bias.
 void linear_backward(const Activation& activation, const double* parameters, const TensorView& dy, const TensorView& x,
-                     const Weight& w, const TensorView* saved, const TensorView& dx, const TensorView& dw,
+                     const Weight& w, const TensorView* saved, const TensorView* dx, const TensorView& dw,
                      const TensorView* db, const DropoutWork* dropout = nullptr);
 
 }  // namespace innerloop

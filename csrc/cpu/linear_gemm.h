@@ -463,7 +463,7 @@ template <class T>
 void multiply_few_rows(Team& team, const Product& p) {
   constexpr int unit = 4 * Native<T>::lanes;
   int row_tasks, tasks;
-  share(team.threads, 0.3 * unit * (double)p.k, 0, 0, 1, ceil_div(p.n, unit), row_tasks, tasks);
+  share(team.threads, 0.3 * unit * (double)p.k, 0, 0, 0, 1, ceil_div(p.n, unit), row_tasks, tasks);
   const int64_t units = ceil_div(p.n, unit);
   team.run(tasks, [&](int task) {
     Plan plan = {};

@@ -55,6 +55,7 @@ def linear_backward(
     dropout: Any,
     seed: Any,
     offset: Any,
+    with_dx: bool,
     /,
 ) -> tuple[Any, Any, Any]: ...
 def pack(w: Any, /) -> PackedWeight: ...

@@ -125,7 +125,7 @@ def linear_backward(
         read-only or overlaps another.
     """
     return _core.linear_backward(
-        dy, x, w, saved, activation, params, bias, out, dropout, seed, offset
+        dy, x, w, saved, activation, params, bias, out, dropout, seed, offset, True
     )
 
 

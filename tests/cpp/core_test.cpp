@@ -133,7 +133,7 @@ void test_linear(Dtype dtype) {
       laid_out.packed = &packed;
       linear_forward(act, nullptr, x.view, laid_out, &b.view, y.view, &z.view);
       record("linear" + at, dtype, y);
-      linear_backward(act, nullptr, dy.view, x.view, w, act.saves_output ? &y.view : &z.view, dx.view, dw.view,
+      linear_backward(act, nullptr, dy.view, x.view, w, act.saves_output ? &y.view : &z.view, &dx.view, dw.view,
                       &db.view);
       record("linear_backward dx" + at, dtype, dx);
       record("linear_backward dw" + at, dtype, dw);
@@ -160,7 +160,7 @@ void test_linear_half(Dtype dtype) {
     Weight weight;
     weight.view = w.view;
     linear_forward(act, nullptr, x.view, weight, &b.view, y.view, &z.view);
-    linear_backward(act, nullptr, dy.view, x.view, weight, &z.view, dx.view, dw.view, &db.view);
+    linear_backward(act, nullptr, dy.view, x.view, weight, &z.view, &dx.view, dw.view, &db.view);
     const std::string at = " " + shape_text({m, k, n});
     record("linear" + at, dtype, y);
     record("linear_backward dx" + at, dtype, dx);

@@ -93,32 +93,30 @@ def _linear_backward(
     values, number = named(activation, parameters), word(seed)
     # The kernel writes it through its transpose, in the layout that the weight has.
     dweight = torch.empty_like(weight, memory_format=torch.contiguous_format) if wanted[1] else None
-    if wanted[0] and dweight is not None:
+    if dweight is not None:
         out = None, transposed(dweight), None
         dx, _, db = _core.linear_backward(
             *(dy, x, transposed(weight), saved, activation, values, wanted[2], out),
-            *(dropout, number, offset),
+            *(dropout, number, offset, wanted[0]),
         )
         return dx, dweight, db
-    # The fused kernel makes dx and dweight together; a product saved is worth a pass over dy.
+    # The fused kernel always makes dweight; a product saved is worth a pass over dy.
     if dropout > 0:
         dy = _core.dropout_backward(dy, dropout, number, offset, None)
     if activation != "identity":
         z, y = (None, saved) if SAVES_OUTPUT[activation] else (saved, None)
         dy = _core.activation_backward(activation, dy, z, values, y, None)
     dx = _product(dy, weight) if wanted[0] else None
-    if dy.ndim != 2:
-        rows = math.prod(x.shape[:-1])  # which -1 would not tell where a row has no elements
-        dy, x = dy.reshape(rows, dy.shape[-1]), x.reshape(rows, x.shape[-1])
-    if dweight is not None:
-        _product(transposed(dy), x, dweight)
+    if not wanted[2]:
+        return dx, None, None
+    rows = math.prod(x.shape[:-1])  # which -1 would not tell where a row has no elements
+    dy = dy.reshape(rows, dy.shape[-1])
     # PyTorch's own sum would leave its threads spinning on the cores that the next kernel needs.
-    db = _product(dy.new_ones(1, len(dy)), dy)[0] if wanted[2] else None
-    return dx, dweight, db
+    return dx, None, _product(dy.new_ones(1, rows), dy)[0]
 
 
-def _product(x: Any, w: Tensor, out: Tensor | None = None) -> Tensor:
-    return _core.linear(x, w, None, "identity", {}, out, False, 0.0, None, 0)
+def _product(x: Any, w: Tensor) -> Tensor:
+    return _core.linear(x, w, None, "identity", {}, None, False, 0.0, None, 0)
 
 
 def _check_linear_backward(

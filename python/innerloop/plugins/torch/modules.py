@@ -124,8 +124,9 @@ def activation_of(module: Any) -> tuple[str, dict[str, float]]:
     """What the activation of one of PyTorch's modules, or of ours, is called here; its numbers."""
     kind = type(module)
     name = ACTIVATION_PEERS[kind if kind in ACTIVATION_PEERS else kind.__mro__[1]]
-    if getattr(module, "approximate", "none") != "none":
-        name = f"{name}_{module.approximate}"
+    approximate = vars(module).get("approximate", "none")  # a module takes long to say it has none
+    if approximate != "none":
+        name = f"{name}_{approximate}"
     return name, {p: getattr(module, p) for p in ACTIVATIONS[name].parameters}
 
 
