@@ -1,4 +1,4 @@
-"""The module for CUDA devices: absent unless built. Its functions take `innerloop._core`'s arguments."""
+"""The module for CUDA devices, absent unless built: functions of `innerloop._core`, again."""
 
 from typing import Any
 

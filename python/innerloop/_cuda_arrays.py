@@ -1,4 +1,4 @@
-"""What `innerloop._cuda` needs of Python: arrays of libraries that lend none in C, and fresh ones."""
+"""What `innerloop._cuda` needs of Python: fresh arrays, and those of libraries not lent in C."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _library(value: Any) -> Any:
 
 def _current_stream(value: Any, device: int) -> int:
     """The stream that the array's library works on now, where it has such a thing."""
-    cuda = getattr(_library(value), "cuda", None)
+    cuda: Any = getattr(_library(value), "cuda", None)
     if hasattr(cuda, "current_stream"):  # PyTorch
         return cuda.current_stream(device).cuda_stream or _LEGACY_STREAM
     if hasattr(cuda, "get_current_stream"):  # CuPy
@@ -32,7 +32,7 @@ def lend(value: Any, name: str) -> tuple[Any, Any, int | None, bool]:
     """
     value = plain(value, name)
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
-    interface = getattr(value, "__cuda_array_interface__", None)
+    interface: Any = getattr(value, "__cuda_array_interface__", None)
     writeable = interface is not None and not interface["data"][1]
     if hasattr(value, "__dlpack__"):
         place, device = value.__dlpack_device__()
