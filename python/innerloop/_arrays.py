@@ -28,10 +28,6 @@ def bfloat16_dtype() -> np.dtype:
     return np.dtype(ml_dtypes.bfloat16)
 
 
-class OnDevice(TypeError):
-    """An array of a CUDA device, where a kernel of the CPU was to read it."""
-
-
 @functools.cache
 def cuda_module() -> Any:
     """Return `innerloop._cuda`, or None where it was not built."""
@@ -76,8 +72,7 @@ def to_numpy(value: Any, name: str) -> np.ndarray:
     """Return a NumPy array over `value`'s own memory.
 
     Takes DLPack, the buffer protocol and ``__array_interface__``; never copies.
-    Raises TypeError, naming the argument, for whatever is no array; OnDevice where the module for
-    CUDA is built and the array is one for it.
+    Raises TypeError, naming the argument, for whatever is no array.
     """
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} must be an array without a mask, got a MaskedArray")
@@ -95,7 +90,7 @@ def to_numpy(value: Any, name: str) -> np.ndarray:
         kind += f" of {value.dtype}" if hasattr(value, "dtype") else ""
         text = f"{name} must be an array that can be read in place on the CPU, got {kind}: {error}"
         if is_on_cuda(value) and cuda_module() is not None:
-            raise OnDevice(f"{text}; innerloop._cuda has no kernel for this call") from error
+            text += "; innerloop._cuda has no kernel for this call"
         raise TypeError(text) from error
 
 
