@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,28 @@ def test_rules_compile_for_cuda(tmp_path: Path) -> None:
     flags = ("-std=c++17", "-Werror=all-warnings", f"-I{ROOT / 'csrc'}")
     source = ROOT / "tests" / "cpp" / "rules_cuda.cu"
     run("nvcc", *flags, *targets, "-c", source, "-o", tmp_path / "rules.o")
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no CUDA compiler")
+def test_the_cuda_module_is_built_and_refuses_what_does_not_fit(tmp_path: Path) -> None:
+    """For one architecture; it is loaded where no driver is, too."""
+    pybind11 = pytest.importorskip("pybind11")
+    options = ("-DINNERLOOP_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=90-real", "-DINNERLOOP_WERROR=ON")
+    options += ("-DINNERLOOP_PYTHON=OFF", f"-DINNERLOOP_ONLY={il.isas()[-1]}")
+    options += (
+        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+        f"-DPython_EXECUTABLE={sys.executable}",
+    )
+    run("cmake", "-S", ROOT, "-B", tmp_path, *options)
+    run("cmake", "--build", tmp_path, "--target", "_cuda", "--parallel", "2")
+    (module,) = (tmp_path / "csrc" / "cuda").glob("_cuda*.so")
+    program = (
+        "import importlib.util, sys, pytest, innerloop\n"
+        f"spec = importlib.util.spec_from_file_location('innerloop._cuda', {str(module)!r})\n"
+        "sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(module)\n"
+        "sys.exit(pytest.main(['-p', 'no:cacheprovider', 'tests/test_cuda.py']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert "needs" not in done.stdout and "is not built" not in done.stdout, done.stdout

@@ -2,6 +2,7 @@
 #include "core/activations.h"
 
 #include "bindings/arrays.h"
+#include "bindings/device.h"
 #include "bindings/nouns.h"
 #include "bindings/numbers.h"
 #include "core/checks.h"
@@ -65,6 +66,16 @@ py::object backward(py::handle called, py::handle dy, py::handle x, const py::di
   return arguments.result(adx);
 }
 
+// The numbers of a call, checked, for a backend of its own: (their values, whether the output is saved).
+py::tuple numbers(py::handle called, const py::dict& given) {
+  const std::string name = text(called, "activation name");
+  const Activation& a = find_activation(name);
+  const ParameterValues parameters = parameter_values(name.c_str(), a.parameters, a.parameter_count, given);
+  py::list values;
+  for (int i = 0; i < a.parameter_count; i++) values.append(parameters.value[i]);
+  return py::make_tuple(values, a.saves_output);
+}
+
 py::list list() {
   py::list entries;
   for (const Activation& a : *kernels().activations) {
@@ -98,8 +109,9 @@ py::array elementary(const std::string& name, const py::array& x) {
 
 void bind_activations(py::module_& m) {
   m.def("activations", &list, "(name, {parameter: default}, saves_output) of each, in the list's order");
-  m.def("activation_forward", &forward);
-  m.def("activation_backward", &backward);
+  def_on_any_device(m, "activation_forward", &forward);
+  def_on_any_device(m, "activation_backward", &backward);
+  m.def("activation_numbers", &numbers);
   m.def("elementary", &elementary);
 }
 

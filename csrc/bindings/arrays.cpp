@@ -4,6 +4,7 @@
 
 #include <atomic>
 
+#include "bindings/device.h"
 #include "bindings/dlpack.h"
 #include "bindings/numbers.h"
 #include "core/buffers.h"
@@ -99,7 +100,9 @@ py::object as_ndarray(py::handle value, const char* name) {
   py::object object = py::reinterpret_borrow<py::object>(value);
   if (is_ndarray(value)) return object;
   py::object tensor = lent_tensor(value);
-  return tensor ? tensor : helper("to_numpy")(object, name);
+  if (tensor) return tensor;
+  go_over_if_on_device(value);
+  return helper("to_numpy")(object, name);
 }
 
 void read_view(py::handle ndarray, const char* name, TensorView& v) {
@@ -129,6 +132,7 @@ Array Arguments::in(py::handle value, const char* name) {
     } catch (const std::exception&) {  // to_numpy says why, and names the argument
     }
   }
+  go_over_if_on_device(value);
   py::array array = helper("to_numpy")(caller, name);
   if (!like && !py::isinstance<py::array>(caller)) like = caller;
   return view_of(array, caller, name);

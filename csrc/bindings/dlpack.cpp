@@ -2,62 +2,19 @@
 
 #include <stdint.h>
 
-#include <atomic>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "bindings/dlpack_protocol.h"
 #include "core/buffers.h"
 #include "core/errors.h"
-#include "kernels.h"
 
 namespace innerloop {
+
+using namespace dlpack;
+
 namespace {
-
-// The protocol's structs, as its C header lays them out.
-struct Device {
-  int32_t type, id;
-};
-struct DataType {
-  uint8_t code, bits;
-  uint16_t lanes;
-};
-struct Tensor {
-  void* data;
-  Device device;
-  int32_t ndim;
-  DataType dtype;
-  int64_t *shape, *strides;  // in elements; no strides: C order
-  uint64_t byte_offset;
-};
-struct Legacy {
-  Tensor tensor;
-  void* context;
-  void (*deleter)(Legacy*);
-};
-struct Versioned {
-  uint32_t major, minor;
-  void* context;
-  void (*deleter)(Versioned*);
-  uint64_t flags;
-  Tensor tensor;
-};
-// What a type says once of all its objects, in C: a tensor is had without a call into Python's __dlpack__.
-struct Exchange {
-  uint32_t major, minor;
-  const Exchange* previous;  // of an older version, or null
-  void* allocate;
-  int (*lend)(void* object, Versioned** out);     // 0, or -1 and a Python exception
-  int (*take)(Versioned* tensor, void** object);  // a new object, which owns the tensor
-  int (*borrow)(void* object, Tensor* out);       // for as long as the object lives; may be null
-};
-constexpr const char *kExchange = "__dlpack_c_exchange_api__", *kExchangeName = "dlpack_exchange_api";
-constexpr uint64_t kReadOnly = 1;
-constexpr int kCpu = 1, kCudaHost = 3, kRocmHost = 11;  // device types whose memory a CPU reads
-constexpr int kInt = 0, kUint = 1, kFloat = 2, kBfloat = 4, kComplex = 5, kBool = 6;
-constexpr const char *kLegacyName = "dltensor", *kVersionedName = "dltensor_versioned";
-
-[[noreturn]] void refuse(const std::string& why) { throw TypeError("its DLPack capsule " + why); }
 
 py::dtype dtype_of(DataType d, const py::dtype& bfloat16) {
   const char* kind = nullptr;
@@ -78,44 +35,16 @@ py::dtype dtype_of(DataType d, const py::dtype& bfloat16) {
   return py::dtype(kind + std::to_string(bytes));
 }
 
-// The address, and shape and strides in bytes. Checks what a tensor says of itself: sizes that overflow, or arrays that
-// are missing, must not be believed.
-char* read_layout(const Tensor& t, int64_t item, int64_t* shape, ptrdiff_t* strides) {
-  static char nothing[64];
-  if (t.device.type != kCpu && t.device.type != kCudaHost && t.device.type != kRocmHost) {
-    refuse("lies on a device of type " + std::to_string(t.device.type) + ", not on the CPU");
-  }
-  if (t.ndim < 0 || t.ndim > kMaxDims) refuse("has " + std::to_string(t.ndim) + " axes");
-  if (t.ndim > 0 && t.shape == nullptr) refuse("has no shape");
-  bool empty = false;
-  for (int d = 0; d < t.ndim; d++) {
-    shape[d] = t.shape[d];
-    if (t.shape[d] < 0) refuse("has an axis of length " + std::to_string(t.shape[d]));
-    empty |= t.shape[d] == 0;
-  }
-  int64_t dense = item, reach = 0;
-  for (int d = t.ndim - 1; d >= 0; d--) {
-    int64_t stride = dense, extent = 0;
-    bool overflow = t.strides != nullptr && __builtin_mul_overflow(t.strides[d], item, &stride);
-    if (empty) {
-      stride = item;
-    } else {
-      overflow |= __builtin_mul_overflow(dense, t.shape[d], &dense) && t.strides == nullptr;
-      overflow |= stride == INT64_MIN;
-      overflow |= __builtin_mul_overflow(stride < 0 ? -stride : stride, t.shape[d] - 1, &extent);
-      overflow |= __builtin_add_overflow(reach, extent, &reach);
-      if (overflow) refuse("describes more memory than there is");
-    }
-    strides[d] = stride;
-  }
-  if (t.data == nullptr && !empty) refuse("has no data");
-  return t.data == nullptr ? nothing : static_cast<char*>(t.data) + t.byte_offset;
+void check_device(const Tensor& t) {
+  if (t.device.type == kCpu || t.device.type == kCudaHost || t.device.type == kRocmHost) return;
+  refuse("lies on a device of type " + std::to_string(t.device.type) + ", not on the CPU");
 }
 
 py::array read(const Tensor& t, bool writeable, const py::dtype& bfloat16, const py::capsule& owner) {
   int64_t shape[kMaxDims];
   ptrdiff_t strides[kMaxDims];
   const py::dtype dtype = dtype_of(t.dtype, bfloat16);
+  check_device(t);
   char* data = read_layout(t, dtype.itemsize(), shape, strides);
   py::array array(dtype, std::vector<py::ssize_t>(shape, shape + t.ndim),
                   std::vector<py::ssize_t>(strides, strides + t.ndim), data, owner);
@@ -145,102 +74,9 @@ py::array read(const Versioned& t, const py::dtype& bfloat16, const py::capsule&
   return read(t.tensor, (t.flags & kReadOnly) == 0, bfloat16, owner);
 }
 
-// A type that lends in C.
-struct Lender {
-  PyTypeObject* type;
-  const Exchange* exchange;
-  PyObject* records;  // of its library, whether autograd takes down what is done now; null where it has no autograd
-};
-constexpr int kLenders = 8;  // a process has one library with such tensors, mostly, and a type or two of it
-std::atomic<const Lender*> lenders[kLenders];
-
-// Null where there are too many.
-const Lender* remember(const Lender& lender) {
-  auto made = std::make_unique<Lender>(lender);
-  for (auto& place : lenders) {
-    const Lender* none = nullptr;
-    if (!place.compare_exchange_strong(none, made.get(), std::memory_order_acq_rel)) continue;
-    Py_INCREF(lender.type);  // so that its address names no other type
-    return made.release();
-  }
-  return nullptr;
-}
-
-// Null for most types. Of the type itself: one derived from it may override __dlpack__, unless `lend_as` says
-// otherwise.
-const Lender* lender_of(PyTypeObject* type) {
-  for (const auto& place : lenders) {
-    const Lender* known = place.load(std::memory_order_acquire);
-    if (known == nullptr) break;
-    if (known->type == type) return known;
-  }
-  const py::handle handle(reinterpret_cast<PyObject*>(type));
-  if (!handle.attr("__dict__").contains(kExchange)) return nullptr;
-  const py::object capsule = handle.attr(kExchange);
-  if (!PyCapsule_IsValid(capsule.ptr(), kExchangeName)) return nullptr;
-  auto* exchange = static_cast<const Exchange*>(PyCapsule_GetPointer(capsule.ptr(), kExchangeName));
-  while (exchange != nullptr && exchange->major > 1) exchange = exchange->previous;
-  if (exchange == nullptr || exchange->major != 1) return nullptr;
-  const py::object package = handle.attr("__module__").attr("partition")(".").attr("__getitem__")(0);
-  const py::object library = py::reinterpret_steal<py::object>(PyImport_GetModule(package.ptr()));
-  const py::object records = library ? py::getattr(library, "is_grad_enabled", py::none()) : py::none();
-  return remember({type, exchange, records.is_none() ? nullptr : records.inc_ref().ptr()});
-}
-
 const Exchange* exchange_of(PyTypeObject* type) {
   const Lender* lender = lender_of(type);
   return lender ? lender->exchange : nullptr;
-}
-
-// That instances of `type`, derived from `base`, lend their memory as those of `base` do.
-void lend_as(py::type type, py::type base) {
-  const Lender* lender = lender_of(reinterpret_cast<PyTypeObject*>(base.ptr()));
-  auto* derived = reinterpret_cast<PyTypeObject*>(type.ptr());
-  if (lender != nullptr && lender_of(derived) == nullptr) remember({derived, lender->exchange, lender->records});
-}
-
-bool is_true(PyObject* result) {
-  const py::object held = py::reinterpret_steal<py::object>(result);
-  if (!held) throw py::error_already_set();
-  return !held.is(py::handle(Py_False));
-}
-
-// Whether a tensor's memory is what it looks like, and no gradient is lost if it is read.
-bool is_plain(py::handle value, const Lender& lender) {
-  static PyObject* const requires_grad = PyUnicode_InternFromString("requires_grad");
-  static PyObject* const is_neg = PyUnicode_InternFromString("is_neg");
-  if (is_true(PyObject_GetAttr(value.ptr(), requires_grad))) {
-    if (lender.records == nullptr || is_true(PyObject_CallNoArgs(lender.records))) return false;
-  }
-  return !is_true(PyObject_CallMethodNoArgs(value.ptr(), is_neg));
-}
-
-// False for what no kernel takes.
-bool read_dtype(DataType d, Dtype& dtype) {
-  if (d.lanes != 1) return false;
-  const int bits = d.bits;
-  auto one_of = [&](std::initializer_list<std::pair<int, Dtype>> widths) {
-    for (auto [width, found] : widths) {
-      if (bits != width) continue;
-      dtype = found;
-      return true;
-    }
-    return false;
-  };
-  switch (d.code) {
-    case kFloat:
-      return one_of({{32, Dtype::f32}, {64, Dtype::f64}, {16, Dtype::f16}});
-    case kBfloat:
-      return one_of({{16, Dtype::bf16}});
-    case kInt:
-      return one_of({{64, Dtype::i64}, {32, Dtype::i32}, {16, Dtype::i16}, {8, Dtype::i8}});
-    case kUint:
-      return one_of({{8, Dtype::u8}, {16, Dtype::u16}, {32, Dtype::u32}, {64, Dtype::u64}});
-    case kBool:
-      return one_of({{8, Dtype::boolean}});
-    default:
-      return false;
-  }
 }
 
 // A fresh tensor's memory, until its consumer is done with it.
@@ -332,6 +168,7 @@ bool borrow_view(py::handle value, TensorView& view) {
   Tensor t = {};
   if (lender->exchange->borrow(value.ptr(), &t) != 0) throw py::error_already_set();
   if (!read_dtype(t.dtype, view.dtype)) return false;
+  check_device(t);
   view.data = read_layout(t, (int64_t)dtype_size(view.dtype), view.shape, view.strides);
   view.ndim = t.ndim;
   view.writeable = true;

@@ -7,6 +7,7 @@
 #include <charconv>
 
 #include "bindings/arrays.h"
+#include "bindings/device.h"
 #include "bindings/nouns.h"
 #include "bindings/numbers.h"
 #include "core/checks.h"
@@ -433,6 +434,19 @@ void check(const std::string& name, const py::dict& numbers, py::handle params, 
   extents.check([&](size_t i, int, size_t j, int) { refuse_overlap(operand, i, operand, j); });
 }
 
+// The numbers of a group and of all, checked, for a backend of its own: (values, maximize, l1, which states are used,
+// step, grad_scale, max_norm or None).
+py::tuple numbers(const std::string& name, py::handle step, const py::dict& given, py::handle max_norm,
+                  py::handle grad_scale) {
+  const Optimizer& optimizer = find_optimizer(name);
+  const Numbers read = read_numbers(optimizer, given);
+  const StepOptions options = read_options(max_norm, grad_scale);
+  py::list values;
+  for (int i = 0; i < optimizer.parameter_count; i++) values.append(read.values.value[i]);
+  return py::make_tuple(values, read.maximize, read.l1, used_states(optimizer, read.values.value), read_step(step),
+                        options.grad_scale, options.clip ? py::object(py::float_(options.max_norm)) : py::none());
+}
+
 double clip_grad_norm(py::handle grads, py::handle max_norm) {
   const double most = read_number(kMaxNorm, max_norm);
   Operand operand("grads", grads, false);
@@ -490,8 +504,9 @@ void bind_optimizers(py::module_& m) {
   m.def(
       "optimizers", &list,
       "(name, {parameter: default}, {state: (what needs it, what it starts as), each or None}) of each, in list order");
-  m.def("optimizer_step", &step, py::arg(), py::arg(), py::arg(), py::arg(), py::arg(), py::arg(), py::arg(),
-        py::arg("masters") = py::none(), py::arg("scales") = py::none(), py::arg("seed") = 0);
+  def_on_any_device(m, "optimizer_step", &step, py::arg(), py::arg(), py::arg(), py::arg(), py::arg(), py::arg(),
+                    py::arg(), py::arg("masters") = py::none(), py::arg("scales") = py::none(), py::arg("seed") = 0);
+  m.def("optimizer_numbers", &numbers);
   m.def("optimizer_check", &check, py::arg(), py::arg(), py::arg(), py::arg("max_norm") = py::none(),
         py::arg("grad_scale") = 1.0);
   m.def("clip_grad_norm", &clip_grad_norm);

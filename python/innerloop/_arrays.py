@@ -28,16 +28,28 @@ def bfloat16_dtype() -> np.dtype:
     return np.dtype(ml_dtypes.bfloat16)
 
 
-def to_numpy(value: Any, name: str) -> np.ndarray:
-    """Return a NumPy array over `value`'s own memory.
+@functools.cache
+def cuda_module() -> Any:
+    """Return `innerloop._cuda`, or None where it was not built."""
+    try:
+        from . import _cuda
+    except ImportError:
+        return None
+    return _cuda
 
-    Takes DLPack, the buffer protocol and ``__array_interface__``; never copies.
-    Raises TypeError, naming the argument, for whatever is no array.
-    """
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} must be an array without a mask, got a MaskedArray")
-    if isinstance(value, np.ndarray):  # a subclass, such as memmap
-        return value.view(np.ndarray)
+
+def is_on_cuda(value: Any) -> bool:
+    """Whether an array says that it lies on a CUDA device."""
+    try:
+        if hasattr(value, "__dlpack_device__"):
+            return value.__dlpack_device__()[0] in (2, 13)  # DLPack's kDLCUDA, kDLCUDAManaged
+        return hasattr(value, "__cuda_array_interface__")
+    except Exception:
+        return False
+
+
+def plain(value: Any, name: str) -> Any:
+    """Return `value` as an array that no autograd follows; TypeError where it is none."""
     if isinstance(value, _NOT_ARRAYS):
         raise TypeError(f"{name} must be an array, got {type(value).__name__}")
     if getattr(value, "requires_grad", False) is True:
@@ -53,6 +65,20 @@ def to_numpy(value: Any, name: str) -> np.ndarray:
         raise TypeError(  # a view of PyTorch's whose memory holds the negated numbers
             f"{name} must be an array as it lies in memory, got a negated view: call resolve_neg()"
         )
+    return value
+
+
+def to_numpy(value: Any, name: str) -> np.ndarray:
+    """Return a NumPy array over `value`'s own memory.
+
+    Takes DLPack, the buffer protocol and ``__array_interface__``; never copies.
+    Raises TypeError, naming the argument, for whatever is no array.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} must be an array without a mask, got a MaskedArray")
+    if isinstance(value, np.ndarray):  # a subclass, such as memmap
+        return value.view(np.ndarray)
+    value = plain(value, name)
     try:
         if hasattr(value, "__dlpack__"):
             return _core.from_dlpack(value, bfloat16_dtype())
@@ -62,9 +88,10 @@ def to_numpy(value: Any, name: str) -> np.ndarray:
     except Exception as error:
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
         kind += f" of {value.dtype}" if hasattr(value, "dtype") else ""
-        raise TypeError(
-            f"{name} must be an array that can be read in place on the CPU, got {kind}: {error}"
-        ) from error
+        text = f"{name} must be an array that can be read in place on the CPU, got {kind}: {error}"
+        if is_on_cuda(value) and cuda_module() is not None:
+            text += "; innerloop._cuda has no kernel for this call"
+        raise TypeError(text) from error
 
 
 def from_numpy(array: np.ndarray, like: Any) -> Any:

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any
 
 from . import _core
+from ._arrays import cuda_module
 
 __all__ = [
     "backends",
@@ -152,8 +153,18 @@ def empty_cache() -> None:
     _core.buffer_cache_clear()
 
 
+def _cuda_status() -> str:
+    module = cuda_module()
+    return module.status() if module is not None else "not built (innerloop._cuda is absent)"
+
+
 def info() -> dict[str, Any]:
-    """Return version, instruction sets, backend, threads and the buffer cache's fill, as a dict."""
+    """Return version, instruction sets, backend, threads, the buffer cache's fill and CUDA's state.
+
+    Arrays of CUDA devices are served by the module `innerloop._cuda` where that was built:
+    ``"cuda"`` tells whether, and which devices it finds. They choose it themselves, so it is not
+    among `backends`.
+    """
     from . import __version__
 
     return {
@@ -162,6 +173,7 @@ def info() -> dict[str, Any]:
         "isas": _core.isas(),
         "backend": _core.backend(),
         "backends": backends(),
+        "cuda": _cuda_status(),
         "num_threads": _core.get_num_threads(),
         "buffer_cache_bytes": _core.buffer_cache_held(),
         "buffer_cache_limit": _core.buffer_cache_limit(),

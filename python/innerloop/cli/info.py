@@ -25,7 +25,7 @@ def rows() -> list[tuple[str, str]]:
         ("innerloop", info["version"] + (f" at {c}" if (c := machine.commit()) else "")),
         ("instruction set", f"{info['isa']} (at hand: {', '.join(info['isas'])})"),
         ("backend", f"{info['backend']} (at hand: {', '.join(info['backends'])})"),
-        ("CUDA", machine.cuda_status()),
+        ("CUDA", info["cuda"]),
         ("threads", f"{info['num_threads']} (processors at hand: {machine.cpus()})"),
         ("buffer cache", f"{human_bytes(cache)} held, up to {human_bytes(limit)}"),
         ("processor", machine.cpu_model()),

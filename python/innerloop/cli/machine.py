@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import subprocess
@@ -83,12 +82,6 @@ def version_of(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def cuda_status() -> str:
-    """Say whether the CUDA backend, a module of its own, was built."""
-    built = importlib.util.find_spec("innerloop._cuda") is not None
-    return "built" if built else "not built (innerloop._cuda is absent)"
 
 
 def commit() -> str | None:
