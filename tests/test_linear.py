@@ -307,6 +307,13 @@ def test_backward_is_the_reference(isa, dtype, name):
         assert db is None
         same_bits(dx, got[0])
         same_bits(dw, got[1])
+        for order in "CF":  # as the PyTorch plug-in asks for a first layer's
+            out = None, np.full((k, n), NAN, dtype, order), None
+            no_dx = dy, x, il.pack(w), saved, name, {}, True, out, 0.0, None, 0, False
+            dx, dw, db = _core.linear_backward(*no_dx)
+            assert dx is None and dw is out[1]
+            same_bits(dw, got[1])
+            same_bits(db, got[2])
 
 
 @pytest.mark.parametrize("isa", FMA_ISAS, indirect=True)
@@ -560,6 +567,10 @@ def test_the_reference_backend_takes_the_same_calls(dtype):
                 for a, e in zip(got, expected, strict=True):
                     same_bits(a, e)
         assert il.linear_backward(dy, x, w, bias=False)[2] is None
+        no_dx = dy, x, w, None, None, {}, True, None, 0.0, None, 0, False
+        assert _core.linear_backward(*no_dx)[0] is None
+    with pytest.raises(ValueError, match="out has a dx, which with_dx=False does without"):
+        _core.linear_backward(*no_dx[:7], (np.empty_like(x), None, None), *no_dx[8:])
 
 
 def test_public_names_and_native_ones():

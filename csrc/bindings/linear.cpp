@@ -125,10 +125,9 @@ py::tuple backward(py::handle dy, py::handle x, py::handle w, py::handle saved, 
     throw TypeError(std::string("saved must be what linear(..., return_saved=True) gave for ") + act.activation.name +
                     ", got None");
   }
-  const LinearGradients gradients(arguments, out, ax.view, aw.weight.n(),
-                                  input ? nullptr : "with_dx=False does without",
-                                  bias ? nullptr : "bias=False does without",
-                                  {&ady, &ax, array_or_null(aw.array), array_or_null(as)});
+  const LinearGradients gradients(
+      arguments, out, ax.view, aw.weight.n(), input ? nullptr : "with_dx=False does without",
+      bias ? nullptr : "bias=False does without", {&ady, &ax, array_or_null(aw.array), array_or_null(as)});
 
   if (reference_in_use()) {
     py::dict keywords(**given);
