@@ -1,10 +1,10 @@
 // innerloop._core. Built for the architecture's baseline: the CPU is checked before anything else runs, so that an old
 // one gets an ImportError and never SIGILL.
 #include "bindings/arrays.h"
+#include "bindings/errors.h"
 #include "bindings/nouns.h"
 #include "bindings/numbers.h"
 #include "core/dispatch.h"
-#include "core/errors.h"
 #include "core/pool.h"
 
 namespace innerloop {
@@ -14,18 +14,6 @@ void set_threads(py::handle n) {
   const int64_t value = integer(n, "num_threads");
   if (value < 1) throw ValueError("num_threads must be at least 1, got " + std::string(py::repr(n)));
   pool::set_threads(value > 1024 ? 1024 : (int)value);
-}
-
-void translate(std::exception_ptr thrown) {
-  try {
-    if (thrown) std::rethrow_exception(thrown);
-  } catch (const TypeError& e) {
-    PyErr_SetString(PyExc_TypeError, e.what());
-  } catch (const ValueError& e) {
-    PyErr_SetString(PyExc_ValueError, e.what());
-  } catch (const IndexError& e) {
-    PyErr_SetString(PyExc_IndexError, e.what());
-  }
 }
 
 }  // namespace

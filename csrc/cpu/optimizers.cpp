@@ -8,24 +8,6 @@
 namespace innerloop::INNERLOOP_ISA {
 namespace {
 
-template <class Rule, class = void>
-struct StatesOf {
-  static constexpr int count = 0;
-  static constexpr const State* data = nullptr;
-  static constexpr unsigned always_used = 0;
-};
-template <class Rule>
-struct StatesOf<Rule, std::void_t<decltype(Rule::states)>> {
-  static constexpr int count = sizeof(Rule::states) / sizeof(Rule::states[0]);
-  static constexpr const State* data = Rule::states;
-  static constexpr unsigned mask() {
-    unsigned m = 0;
-    for (int i = 0; i < count; i++) m |= (Rule::states[i].needed_by == nullptr ? 1u : 0u) << i;
-    return m;
-  }
-  static constexpr unsigned always_used = mask();
-};
-
 template <class Rule, class T>
 struct Loops {
   using V = Native<T>;

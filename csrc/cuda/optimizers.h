@@ -120,25 +120,6 @@ HD void step_arrays(Thread thread, const Step& step, const GradientShare<T>& sha
   }
 }
 
-// What a rule says of its states.
-template <class Rule, class = void>
-struct StatesOf {
-  static constexpr int count = 0;
-  static constexpr const State* data = nullptr;
-  static constexpr unsigned always_used = 0;
-};
-template <class Rule>
-struct StatesOf<Rule, std::void_t<decltype(Rule::states)>> {
-  static constexpr int count = sizeof(Rule::states) / sizeof(Rule::states[0]);
-  static constexpr const State* data = Rule::states;
-  static constexpr unsigned mask() {
-    unsigned m = 0;
-    for (int i = 0; i < count; i++) m |= (Rule::states[i].needed_by == nullptr ? 1u : 0u) << i;
-    return m;
-  }
-  static constexpr unsigned always_used = mask();
-};
-
 // f(Used) for the `used` of this call, among the sets of states that a rule can be asked to use.
 template <class Rule, unsigned Used = 0, class F>
 inline void with_used(unsigned used, const F& f) {

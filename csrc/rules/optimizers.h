@@ -24,6 +24,25 @@
 
 namespace innerloop::INNERLOOP_ISA {
 
+// What a rule says of its states.
+template <class Rule, class = void>
+struct StatesOf {
+  static constexpr int count = 0;
+  static constexpr const State* data = nullptr;
+  static constexpr unsigned always_used = 0;
+};
+template <class Rule>
+struct StatesOf<Rule, std::void_t<decltype(Rule::states)>> {
+  static constexpr int count = sizeof(Rule::states) / sizeof(Rule::states[0]);
+  static constexpr const State* data = Rule::states;
+  static constexpr unsigned mask() {
+    unsigned m = 0;
+    for (int i = 0; i < count; i++) m |= (Rule::states[i].needed_by == nullptr ? 1u : 0u) << i;
+    return m;
+  }
+  static constexpr unsigned always_used = mask();
+};
+
 // The gradient as a rule gets it: unscaled, clipped and negated to maximize, all by one factor; then the L1 penalty's
 // share. A factor of 1 leaves every bit.
 template <class T>

@@ -28,6 +28,9 @@ def bfloat16_dtype() -> np.dtype:
     return np.dtype(ml_dtypes.bfloat16)
 
 
+CUDA_DEVICES = (2, 13)  # DLPack's kDLCUDA, kDLCUDAManaged
+
+
 @functools.cache
 def cuda_module() -> Any:
     """Return `innerloop._cuda`, or None where it was not built."""
@@ -38,11 +41,16 @@ def cuda_module() -> Any:
     return _cuda
 
 
+def library_of(value: Any) -> Any:
+    """Return the package, as it is imported, that an array's type comes from; None if it is not."""
+    return sys.modules.get(type(value).__module__.partition(".")[0])
+
+
 def is_on_cuda(value: Any) -> bool:
     """Whether an array says that it lies on a CUDA device."""
     try:
         if hasattr(value, "__dlpack_device__"):
-            return value.__dlpack_device__()[0] in (2, 13)  # DLPack's kDLCUDA, kDLCUDAManaged
+            return value.__dlpack_device__()[0] in CUDA_DEVICES
         return hasattr(value, "__cuda_array_interface__")
     except Exception:
         return False
@@ -53,8 +61,7 @@ def plain(value: Any, name: str) -> Any:
     if isinstance(value, _NOT_ARRAYS):
         raise TypeError(f"{name} must be an array, got {type(value).__name__}")
     if getattr(value, "requires_grad", False) is True:
-        library = sys.modules.get(type(value).__module__.partition(".")[0])
-        if getattr(library, "is_grad_enabled", lambda: True)():
+        if getattr(library_of(value), "is_grad_enabled", lambda: True)():
             raise TypeError(
                 f"{name} must be an array that no autograd follows, got a tensor that requires "
                 "grad: use innerloop.plugins.torch, whose functions are differentiable, or pass "
@@ -96,7 +103,7 @@ def to_numpy(value: Any, name: str) -> np.ndarray:
 
 def from_numpy(array: np.ndarray, like: Any) -> Any:
     """Return `array` as an array of `like`'s library, over the same memory where that can be."""
-    library = sys.modules.get(type(like).__module__.partition(".")[0])
+    library = library_of(like)
     if library is None or library is np:
         return array
     if type(like).__module__.startswith("jax"):

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
-from ._arrays import plain
+from ._arrays import CUDA_DEVICES, library_of, plain
 
 _LEGACY_STREAM = 1  # the legacy default stream, in DLPack and in __cuda_array_interface__
 
 
-def _library(value: Any) -> Any:
-    return sys.modules.get(type(value).__module__.partition(".")[0])
-
-
 def _current_stream(value: Any, device: int) -> int:
     """The stream that the array's library works on now, where it has such a thing."""
-    cuda: Any = getattr(_library(value), "cuda", None)
+    cuda: Any = getattr(library_of(value), "cuda", None)
     if hasattr(cuda, "current_stream"):  # PyTorch
         return cuda.current_stream(device).cuda_stream or _LEGACY_STREAM
     if hasattr(cuda, "get_current_stream"):  # CuPy
@@ -36,7 +31,7 @@ def lend(value: Any, name: str) -> tuple[Any, Any, int | None, bool]:
     writeable = interface is not None and not interface["data"][1]
     if hasattr(value, "__dlpack__"):
         place, device = value.__dlpack_device__()
-        if place not in (2, 13):
+        if place not in CUDA_DEVICES:
             raise TypeError(
                 f"{name} must lie on a CUDA device, as others of this call do, got {kind} on the "
                 f"device of DLPack's type {place}"
@@ -64,7 +59,7 @@ def lend(value: Any, name: str) -> tuple[Any, Any, int | None, bool]:
 
 def empty_like(value: Any, name: str) -> Any:
     """Return a fresh array of `value`'s library, dtype, shape, order and device."""
-    make = getattr(_library(value), "empty_like", None)
+    make = getattr(library_of(value), "empty_like", None)
     if make is None:
         raise TypeError(
             f"{name} must be given for arrays of {type(value).__module__}, which has no empty_like"

@@ -1,7 +1,7 @@
 // innerloop._cuda: the kernels for NVIDIA GPUs. It is loaded where there is no driver, too, and says so.
 #include <cuda_runtime_api.h>
 
-#include "core/errors.h"
+#include "bindings/errors.h"
 #include "cuda/bindings/arrays.h"
 
 namespace innerloop::cuda {
@@ -24,22 +24,12 @@ std::string status() {
   return text;
 }
 
-void translate(std::exception_ptr thrown) {
-  try {
-    if (thrown) std::rethrow_exception(thrown);
-  } catch (const TypeError& e) {
-    PyErr_SetString(PyExc_TypeError, e.what());
-  } catch (const ValueError& e) {
-    PyErr_SetString(PyExc_ValueError, e.what());
-  }
-}
-
 }  // namespace
 }  // namespace innerloop::cuda
 
 PYBIND11_MODULE(_cuda, m, pybind11::mod_gil_not_used()) {
   using namespace innerloop::cuda;
-  py::register_local_exception_translator(&translate);
+  py::register_local_exception_translator(&innerloop::translate);
   m.def("status", &status);
   bind_activations(m);
   bind_optimizers(m);

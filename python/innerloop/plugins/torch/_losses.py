@@ -6,6 +6,7 @@ not of a layer's loss for each row, which has as many gradients: `*_backward` go
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -108,6 +109,11 @@ def _check_options(
     return logits.new_empty(rows if reduction == "none" else (), dtype=compute_dtype(logits.dtype))
 
 
+def _check_dloss(dloss: Tensor, loss: Tensor) -> None:
+    check(dloss, "dloss", dtypes=(loss.dtype,))
+    check_shape(dloss, "dloss", loss.shape, "that of the loss")
+
+
 # Of logits ----------------------------------------------------------------------------------------
 
 
@@ -117,16 +123,19 @@ def _class_axis(logits: Tensor, axis: int) -> int:
     return 0 if logits.ndim == 1 else axis % logits.ndim
 
 
+def _rows_of(logits: Tensor, axis: int) -> tuple[int, ...]:
+    at = _class_axis(logits, axis)
+    return (*logits.shape[:at], *logits.shape[at + 1 :])
+
+
 def _check_loss(logits: Tensor, target: Tensor, *options: Any) -> Tensor:
     weight, sample_weight, _, smoothing, z_loss, reduction, axis = filled(options, (*_DEFAULTS, 1))
     check(logits, "logits")
-    at = _class_axis(logits, axis)
-    rows = (*logits.shape[:at], *logits.shape[at + 1 :])
     return _check_options(
         logits,
         "logits",
-        logits.shape[at],
-        rows,
+        logits.shape[_class_axis(logits, axis)],
+        _rows_of(logits, axis),
         target,
         logits.shape,
         weight,
@@ -142,16 +151,15 @@ def _check_loss_with_grad(logits: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     return _check_loss(logits, *rest), logits.new_empty(logits.shape if made else 0)
 
 
-def _loss(logits: Tensor, target: Tensor, *options: Any) -> Tensor:
-    given = logits, target, *filled(options, (*_DEFAULTS, 1)), False, 1.0, None
+def _loss_of(return_grad: bool, logits: Tensor, target: Tensor, *options: Any) -> Any:
+    given = logits, target, *filled(options, (*_DEFAULTS, 1)), return_grad, 1.0, None
     return _core.softmax_cross_entropy(*given)
 
 
 def _loss_with_grad(logits: Tensor, target: Tensor, *options: Any) -> tuple[Tensor, Tensor | None]:
     if logits.dtype == torch.float16:
-        return _loss(logits, target, *options), None
-    given = logits, target, *filled(options, (*_DEFAULTS, 1)), True, 1.0, None
-    return _core.softmax_cross_entropy(*given)
+        return _loss_of(False, logits, target, *options), None
+    return _loss_of(True, logits, target, *options)
 
 
 def _loss_setup(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor | None]) -> None:
@@ -176,16 +184,13 @@ def _loss_differentiate(ctx: Any, dloss: Tensor | None, ddlogits: Tensor | None)
 
 
 def _check_loss_backward(dloss: Tensor, logits: Tensor, target: Tensor, *options: Any) -> Tensor:
-    loss = _check_loss(logits, target, *options)
-    check(dloss, "dloss", dtypes=(loss.dtype,))
-    check_shape(dloss, "dloss", loss.shape, "that of the loss")
+    _check_dloss(dloss, _check_loss(logits, target, *options))
     return logits.new_empty(logits.shape)
 
 
 def _loss_backward(dloss: Tensor, logits: Tensor, target: Tensor, *options: Any) -> Tensor:
     weight, sample_weight, *numbers, reduction, axis = filled(options, (*_DEFAULTS, 1))
-    at = _class_axis(logits, axis)
-    rows = (*logits.shape[:at], *logits.shape[at + 1 :])
+    rows = _rows_of(logits, axis)
     sample_weight, reduction, scale = _by_scale(dloss, rows, sample_weight, reduction)
     given = logits, target, weight, sample_weight, *numbers, reduction, axis, True, scale, None
     return _core.softmax_cross_entropy(*given)[1]
@@ -215,7 +220,7 @@ _LOSS_WITH_GRAD = Operator(
 )
 _LOSS = Operator(
     f"softmax_cross_entropy({_LOGITS}) -> Tensor",
-    _loss,
+    functools.partial(_loss_of, False),
     _check_loss,
     training=_LOSS_WITH_GRAD,
     constants=_CONSTANTS,
@@ -411,9 +416,7 @@ def _check_layer_loss_backward(
     bias: Tensor | None = None,
     *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    loss = _check_layer_loss(x, weight, target, bias, *options)
-    check(dloss, "dloss", dtypes=(loss.dtype,))
-    check_shape(dloss, "dloss", loss.shape, "that of the loss")
+    _check_dloss(dloss, _check_layer_loss(x, weight, target, bias, *options))
     return _without_values(x, weight, bias, True)
 
 
