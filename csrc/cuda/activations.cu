@@ -6,31 +6,29 @@ namespace innerloop::cuda {
 namespace {
 
 template <class S, class F>
-__global__ void __launch_bounds__(kBlock)
-    map_kernel(const __grid_constant__ F f, const __grid_constant__ Elements<F::inputs + 1> e) {
-  map_elements<S, F::inputs>(this_thread(), e, f);
-}
+struct Map {
+  F f;
+  Elements<F::inputs + 1> e;
+  HD void operator()(const Block& block) const { map_elements<S, F::inputs>(block.thread(), e, f); }
+};
 
 template <class S, class F>
-int launch(const Queue& queue, const F& f, const Elements<F::inputs + 1>& e) {
-  if (e.size == 0) return cudaSuccess;
+int launch_map(const Queue& queue, const F& f, const Elements<F::inputs + 1>& e) {
   constexpr int64_t piece = 16 / sizeof(S);
-  const int blocks = blocks_for(queue, (e.size + piece - 1) / piece);
-  map_kernel<S><<<blocks, kBlock, 0, (cudaStream_t)queue.stream>>>(f, e);
-  return cudaGetLastError();
+  return launch<kBlock>(queue, blocks_for(queue, (e.size + piece - 1) / piece), Map<S, F>{f, e});
 }
 
 template <class F>
 int launch_as(const Queue& queue, Dtype dtype, const F& f, const Elements<F::inputs + 1>& e) {
   switch (dtype) {
     case Dtype::f32:
-      return launch<float>(queue, f, e);
+      return launch_map<float>(queue, f, e);
     case Dtype::f64:
-      return launch<double>(queue, f, e);
+      return launch_map<double>(queue, f, e);
     case Dtype::bf16:
-      return launch<Bfloat16>(queue, f, e);
+      return launch_map<Bfloat16>(queue, f, e);
     case Dtype::f16:
-      return launch<Float16>(queue, f, e);
+      return launch_map<Float16>(queue, f, e);
     default:
       return cudaErrorInvalidValue;
   }

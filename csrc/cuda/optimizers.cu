@@ -6,25 +6,27 @@ namespace innerloop::cuda {
 namespace {
 
 template <class T, unsigned Used, int States, class Step, class Batch>
-__global__ void __launch_bounds__(kBlock)
-    step_kernel(const __grid_constant__ Step step, const __grid_constant__ GradientShare<T> share,
-                const __grid_constant__ Batch batch) {
-  step_arrays<T, Used, States, kBlock>(this_thread(), step, share, batch);
-}
+struct StepArrays {
+  Step step;
+  GradientShare<T> share;
+  Batch batch;
+  HD void operator()(const Block& block) const {
+    step_arrays<T, Used, States, kBlock>(block.thread(), step, share, batch);
+  }
+};
 
 // Queues the first launch of these arrays and takes them off the list.
 template <class Batch, class T, unsigned Used, int States, class Step>
-int launch(const Queue& queue, const Step& step, const GradientShare<T>& share, const StepArray*& arrays,
-           int64_t& count) {
-  Batch batch;
+int launch_first(const Queue& queue, const Step& step, const GradientShare<T>& share, const StepArray*& arrays,
+                 int64_t& count) {
+  StepArrays<T, Used, States, Step, Batch> body{step, share, {}};
+  Batch& batch = body.batch;
   const int taken = fill<T>(batch, arrays, count);
   arrays += taken;
   count -= taken;
   if (taken == 0) return cudaErrorInvalidValue;  // 2^44 elements
   if (batch.tiles == 0) return cudaSuccess;
-  const int blocks = blocks_for(queue, (int64_t)batch.tiles * kBlock);
-  step_kernel<T, Used, States><<<blocks, kBlock, 0, (cudaStream_t)queue.stream>>>(step, share, batch);
-  return cudaGetLastError();
+  return launch<kBlock>(queue, blocks_for(queue, (int64_t)batch.tiles * kBlock), body);
 }
 
 template <class Rule, class T>
@@ -37,8 +39,9 @@ int step_in(const Queue& queue, const StepNumbers& numbers, unsigned used, const
   with_used<Rule>(used, [&](auto u) {
     constexpr unsigned set = decltype(u)::value;
     while (count > 0 && error == cudaSuccess) {
-      error = count <= SmallBatch::capacity ? launch<SmallBatch, T, set, states>(queue, step, share, arrays, count)
-                                            : launch<LargeBatch, T, set, states>(queue, step, share, arrays, count);
+      error = count <= SmallBatch::capacity
+                  ? launch_first<SmallBatch, T, set, states>(queue, step, share, arrays, count)
+                  : launch_first<LargeBatch, T, set, states>(queue, step, share, arrays, count);
     }
   });
   return error;
