@@ -52,4 +52,44 @@ struct Optimizer {
 };
 extern const Span<Optimizer> optimizers;
 
+// --- dropout, forward and backward alike ---
+int dropout(const Queue&, Dtype, const DropoutWork&, const Elements<2>& x_y);
+
+// --- gated pairs: `rows` rows of two halves of `half` elements each, the trailing axes among them ---
+struct GatedArrays {
+  const char *dy, *x;  // dy: null in the forward pass
+  char* out;           // y, or dx
+  int64_t rows, half;
+};
+struct GatedPair {
+  const char* name;
+  int (*forward)(const Queue&, Dtype, const GatedArrays&);
+  int (*backward)(const Queue&, Dtype, const GatedArrays&);
+};
+extern const Span<GatedPair> gated;
+
+// --- prelu: x is (samples, channels, inner), with one slope a channel; a single slope: (1, 1, size) ---
+struct PreluArrays {
+  const char *dy, *x, *weight;  // dy: null in the forward pass
+  char *out, *dweight;          // y or dx, which may be dy or x
+  int64_t samples, channels, inner;
+};
+int prelu_forward(const Queue&, Dtype, const PreluArrays&);
+int prelu_backward(const Queue&, Dtype, const PreluArrays&);
+
+// --- batch_norm over (samples, channels, inner) ---
+// The running statistics and `saved`, (2, channels) with mean and 1 / deviation, are of the dtype that is computed in.
+struct BatchNormArrays {
+  const char *dy, *x;           // dy: null in the forward pass
+  const char *weight, *bias;    // or null
+  char *running_mean, *running_var;  // forward: written in training, and may then be null
+  char* saved;                  // forward: written, or null; backward: read
+  char *out, *dweight, *dbias;  // y or dx, which may be dy or x; the others may be null
+  int64_t samples, channels, inner;
+  bool training;
+  double eps, momentum;
+};
+int batch_norm_forward(const Queue&, Dtype, const BatchNormArrays&);
+int batch_norm_backward(const Queue&, Dtype, const BatchNormArrays&);
+
 }  // namespace innerloop::cuda
