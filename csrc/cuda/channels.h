@@ -43,7 +43,7 @@ struct ChannelShape {
   int64_t per_part;      // pieces, or samples
   int wide;              // SumColumns: 2^wide threads side by side
   int64_t tiles;         // SumColumns: of the columns
-  Divisor by_row, by_parts, by_tiles;
+  FixedDivisor by_row, by_parts, by_tiles;
 
   template <class S>
   static ChannelShape of(int64_t samples, int64_t channels, int64_t inner) {
@@ -64,9 +64,9 @@ struct ChannelShape {
     s.per_part = ceil_div(all, wanted < most ? wanted : most > 0 ? most : 1);
     s.per_part = ceil_div(s.per_part > 0 ? s.per_part : 1, at_once) * at_once;
     s.parts = ceil_div(all, s.per_part);
-    s.by_row = Divisor(s.per_row);
-    s.by_parts = Divisor(s.parts);
-    s.by_tiles = Divisor(s.tiles);
+    s.by_row = FixedDivisor(s.per_row);
+    s.by_parts = FixedDivisor(s.parts);
+    s.by_tiles = FixedDivisor(s.tiles);
     return s;
   }
   HD int64_t blocks() const { return tiles * parts; }

@@ -12,12 +12,12 @@ namespace innerloop::INNERLOOP_ISA {
 template <class S>
 struct HalfRows {
   int64_t half, per_row, pieces;
-  Divisor row_of;
+  FixedDivisor row_of;
   bool aligned;  // all arrays, and each half
 
   HalfRows(const GatedArrays& a) : half(a.half), per_row((a.half + kPiece<S> - 1) / kPiece<S>) {
     pieces = per_row * a.rows;
-    row_of = Divisor(per_row);
+    row_of = FixedDivisor(per_row);
     aligned = a.half * (int64_t)sizeof(S) % 16 == 0 && is_aligned(a.dy) && is_aligned(a.x) && is_aligned(a.out);
   }
   // f(byte of the row's half, byte of the row's first half among two, number of elements)

@@ -92,4 +92,42 @@ struct BatchNormArrays {
 int batch_norm_forward(const Queue&, Dtype, const BatchNormArrays&);
 int batch_norm_backward(const Queue&, Dtype, const BatchNormArrays&);
 
+// --- elementwise losses ---
+// The weights are of the predictions' dtype or, if `wide`, of what that is computed in, as `losses` and `loss` are.
+struct ElementwiseLossArrays {
+  const double* parameters;
+  const char *pred, *target;
+  const char *sample_weight, *array;  // or null: 1; the first is of `size` elements
+  bool sample_weight_wide, array_wide;
+  int64_t array_inner, array_period;  // element (i / inner) % period of the third array goes with element i
+  char *loss, *losses, *gradient;     // the reduced loss; one each, or null; the gradient may be written over pred
+  int64_t size;
+  double divisor;                     // of the sum, and of grad_scale in the gradient
+  bool divide_by_weights;             // by the sum of the sample weights in its place, if there are any
+  double grad_scale;
+};
+struct ElementwiseLoss {
+  const char* name;
+  int (*run)(const Queue&, Dtype, const ElementwiseLossArrays&);
+};
+extern const Span<ElementwiseLoss> elementwise_losses;
+
+// --- layer_norm and rms_norm, along the last axis ---
+// `saved` is (2, rows) with mean and 1 / deviation, or (rows,) without a mean, of the dtype that is computed in.
+struct RowNormArrays {
+  const char *dy, *x;           // dy: null in the forward pass
+  const char *weight, *bias;    // or null
+  char* saved;                  // forward: written, or null; backward: read
+  char *out, *dweight, *dbias;  // y or dx, which may be dy or x; the others may be null
+  int64_t rows, length;
+  double eps;
+};
+struct RowNorm {
+  const char* name;
+  bool has_mean;
+  int (*forward)(const Queue&, Dtype, const RowNormArrays&);
+  int (*backward)(const Queue&, Dtype, const RowNormArrays&);
+};
+extern const Span<RowNorm> row_norms;
+
 }  // namespace innerloop::cuda

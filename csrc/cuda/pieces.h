@@ -40,10 +40,10 @@ HD int fewer(int64_t left, int most) { return left < most ? (int)left : most; }
 
 // Quotients by a number that a launch knows, without a division: Granlund and Montgomery, "Division by invariant
 // integers using multiplication", PLDI 1994, figure 4.1.
-class Divisor {
+class FixedDivisor {
  public:
-  Divisor() = default;
-  explicit Divisor(int64_t divisor) {
+  FixedDivisor() = default;
+  explicit FixedDivisor(int64_t divisor) {
     by = divisor > 0 ? (uint64_t)divisor : 1;
     int bits = 0;
     while (((uint64_t)1 << bits) < by) bits++;
@@ -103,7 +103,7 @@ class Cycle {
 
  private:
   int64_t inner, period;
-  Divisor by_inner, by_all;
+  FixedDivisor by_inner, by_all;
 };
 
 inline bool is_aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
