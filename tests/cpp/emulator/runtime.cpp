@@ -1,14 +1,13 @@
 // The calls of CUDA's runtime, for one device that is the host.
-#include "runtime.h"
-
 #include <stdio.h>
 
 #include <map>
 #include <mutex>
 
 #include "cuda_runtime_api.h"
+#include "device_memory.h"
 #include "fibres.h"
-#include "memory.h"
+#include "guarded.h"
 
 namespace innerloop::emulator {
 namespace {
