@@ -1,6 +1,5 @@
 // batch_norm's kernels: two launches for what is summed over channels, one for the elements.
 #include "cuda/batch_norm.h"
-
 #include "cuda/channels_launch.h"
 
 namespace innerloop::cuda {
@@ -39,13 +38,9 @@ int run(const Queue& queue, const BatchNormArrays& a, bool sums) {
   const int64_t size = a.samples * a.channels * a.inner;
   if (error != cudaSuccess || size == 0) return error;
   const char* const x = backward && !a.training ? nullptr : a.x;
-  const BatchApply<S, backward> apply = {a.dy,
-                                         x,
-                                         a.out,
-                                         size,
-                                         is_aligned(a.dy) && is_aligned(x) && is_aligned(a.out),
-                                         Cycle(a.inner, a.channels),
-                                         numbers};
+  const BatchApply<S, backward> apply = {
+      a.dy,   x, a.out, size, is_aligned(a.dy) && is_aligned(x) && is_aligned(a.out), Cycle(a.inner, a.channels),
+      numbers};
   return launch<kBlock>(queue, blocks_for(queue, ceil_div(size, kPiece<S>)), apply);
 }
 

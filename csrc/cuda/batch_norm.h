@@ -37,7 +37,8 @@ struct BatchMoments {
     const double variance = a.training ? squares / n : (double)of_channel[1][c];
     const T base = (T)mean;
     const double rstd = reciprocal_deviation(Vec<double, 1>(variance), Vec<double, 1>(a.eps)).v;
-    const double w = a.weight ? (double)load_one<S>(a.weight, c).v : 1, b = a.bias ? (double)load_one<S>(a.bias, c).v : 0;
+    const double w = a.weight ? (double)load_one<S>(a.weight, c).v : 1,
+                 b = a.bias ? (double)load_one<S>(a.bias, c).v : 0;
     const auto f = BatchNorm::forward(mean, base, rstd, w, b);
     to.base[c] = base;
     to.scale[c] = (T)f.scale;

@@ -1,9 +1,9 @@
 // Sums over the channels of arrays (samples, channels, inner), in double, by trees that depend on the shape alone. Two
 // launches: the first sums parts of each channel, the second adds the parts in their order.
 //
-// Where a channel has many elements of a sample side by side, a block takes pieces of 16 bytes of one channel (SumRows);
-// where it has few, the columns of the matrix (samples, channels inner), a strip of samples at a time (SumColumns). A
-// thread adds up to 64 pieces in the type that is computed in; all else is in double.
+// Where a channel has many elements of a sample side by side, a block takes pieces of 16 bytes of one channel
+// (SumRows); where it has few, the columns of the matrix (samples, channels inner), a strip of samples at a time
+// (SumColumns). A thread adds up to 64 pieces in the type that is computed in; all else is in double.
 //
 // What is summed is an Op, of one storage type S, with
 //   inputs, outputs   arrays: pieces of the inputs are read, then those of the outputs written
@@ -22,9 +22,9 @@
 namespace innerloop::INNERLOOP_ISA {
 
 constexpr int kChannelThreads = 256;
-constexpr int kMostPieces = 64;      // of a thread: bounds the error of its sums
+constexpr int kMostPieces = 64;          // of a thread: bounds the error of its sums
 constexpr int64_t kChannelParts = 1024;  // parts of all channels, if each is large enough: several blocks of any GPU
-constexpr int64_t kLeastInner = 16;  // from here on SumRows
+constexpr int64_t kLeastInner = 16;      // from here on SumRows
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int log2_at_least(int64_t n, int most) {
@@ -37,12 +37,12 @@ inline int log2_at_least(int64_t n, int most) {
 struct ChannelShape {
   int64_t samples, channels, inner;
   bool rows;
-  int64_t columns;       // sums of a part: one a channel, or one a column
-  int64_t parts;         // of each of them
-  int64_t per_row;       // pieces of a row of `inner`
-  int64_t per_part;      // pieces, or samples
-  int wide;              // SumColumns: 2^wide threads side by side
-  int64_t tiles;         // SumColumns: of the columns
+  int64_t columns;   // sums of a part: one a channel, or one a column
+  int64_t parts;     // of each of them
+  int64_t per_row;   // pieces of a row of `inner`
+  int64_t per_part;  // pieces, or samples
+  int wide;          // SumColumns: 2^wide threads side by side
+  int64_t tiles;     // SumColumns: of the columns
   FixedDivisor by_row, by_parts, by_tiles;
 
   template <class S>
@@ -59,7 +59,8 @@ struct ChannelShape {
     s.tiles = s.rows ? channels : ceil_div(s.columns, (int64_t)N << s.wide);
     const int64_t all = s.rows ? samples * s.per_row : samples;
     const int64_t at_once = s.rows ? kChannelThreads : kChannelThreads >> s.wide;
-    const int64_t enough = ceil_div(kChannelParts, s.tiles > 0 ? s.tiles : 1), needed = ceil_div(all, at_once * kMostPieces);
+    const int64_t enough = ceil_div(kChannelParts, s.tiles > 0 ? s.tiles : 1),
+                  needed = ceil_div(all, at_once * kMostPieces);
     const int64_t most = ceil_div(all, at_once), wanted = enough > needed ? enough : needed;
     s.per_part = ceil_div(all, wanted < most ? wanted : most > 0 ? most : 1);
     s.per_part = ceil_div(s.per_part > 0 ? s.per_part : 1, at_once) * at_once;

@@ -1,6 +1,5 @@
 // The elementwise losses' kernels: one launch for values and gradient, one that adds the sums of tiles.
 #include "cuda/elementwise_losses.h"
-
 #include "cuda/launch.h"
 
 namespace innerloop::cuda {
@@ -37,21 +36,21 @@ int run_as(const Queue& queue, const ElementwiseLossArrays& a) {
     error = launch<kLossThreads>(queue, 1, AddTiles{sums + 1, summed, nullptr, 1, divisor_at, false});
     if (error != cudaSuccess) return error;
   }
-  LossElements<Rule, S> body = {make_rule<Rule>(a.parameters),
-                                a.pred,
-                                a.target,
-                                {a.sample_weight, a.sample_weight_wide, is_aligned(a.sample_weight)},
-                                {a.array, a.array_wide, is_aligned(a.array)},
-                                Cycle(a.array_inner, a.array_period),
-                                a.losses,
-                                a.gradient,
-                                a.size,
-                                is_aligned(a.pred) && is_aligned(a.target) && is_aligned(a.losses) &&
-                                    is_aligned(a.gradient),
-                                a.grad_scale,
-                                a.divisor,
-                                divisor_at,
-                                a.loss ? of_tiles : nullptr};
+  LossElements<Rule, S> body = {
+      make_rule<Rule>(a.parameters),
+      a.pred,
+      a.target,
+      {a.sample_weight, a.sample_weight_wide, is_aligned(a.sample_weight)},
+      {a.array, a.array_wide, is_aligned(a.array)},
+      Cycle(a.array_inner, a.array_period),
+      a.losses,
+      a.gradient,
+      a.size,
+      is_aligned(a.pred) && is_aligned(a.target) && is_aligned(a.losses) && is_aligned(a.gradient),
+      a.grad_scale,
+      a.divisor,
+      divisor_at,
+      a.loss ? of_tiles : nullptr};
   error = launch<kLossThreads>(queue, tile_blocks(queue, tiles), body);
   if (error != cudaSuccess || a.loss == nullptr) return error;
   return launch<kLossThreads>(queue, 1,

@@ -1,6 +1,5 @@
 // The gated pairs' kernels, forward and backward.
 #include "cuda/gated.h"
-
 #include "cuda/launch.h"
 
 namespace innerloop::cuda {

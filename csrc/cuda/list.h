@@ -80,11 +80,11 @@ int prelu_backward(const Queue&, Dtype, const PreluArrays&);
 // --- batch_norm over (samples, channels, inner) ---
 // The running statistics and `saved`, (2, channels) with mean and 1 / deviation, are of the dtype that is computed in.
 struct BatchNormArrays {
-  const char *dy, *x;           // dy: null in the forward pass
-  const char *weight, *bias;    // or null
+  const char *dy, *x;                // dy: null in the forward pass
+  const char *weight, *bias;         // or null
   char *running_mean, *running_var;  // forward: written in training, and may then be null
-  char* saved;                  // forward: written, or null; backward: read
-  char *out, *dweight, *dbias;  // y or dx, which may be dy or x; the others may be null
+  char* saved;                       // forward: written, or null; backward: read
+  char *out, *dweight, *dbias;       // y or dx, which may be dy or x; the others may be null
   int64_t samples, channels, inner;
   bool training;
   double eps, momentum;
@@ -102,8 +102,8 @@ struct ElementwiseLossArrays {
   int64_t array_inner, array_period;  // element (i / inner) % period of the third array goes with element i
   char *loss, *losses, *gradient;     // the reduced loss; one each, or null; the gradient may be written over pred
   int64_t size;
-  double divisor;                     // of the sum, and of grad_scale in the gradient
-  bool divide_by_weights;             // by the sum of the sample weights in its place, if there are any
+  double divisor;          // of the sum, and of grad_scale in the gradient
+  bool divide_by_weights;  // by the sum of the sample weights in its place, if there are any
   double grad_scale;
 };
 struct ElementwiseLoss {

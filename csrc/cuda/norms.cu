@@ -1,7 +1,6 @@
 // The kernels of layer_norm and rms_norm: one launch a pass, and one that adds the parts of dweight and dbias.
-#include "cuda/norms.h"
-
 #include "cuda/channels_launch.h"
+#include "cuda/norms.h"
 
 namespace innerloop::cuda {
 namespace {
@@ -37,14 +36,15 @@ int backward_as(const Queue& queue, const RowNormArrays& a) {
   Body body = {pieces_of<S>(a), a, a.dweight != nullptr || a.dbias != nullptr, false, nullptr};
   // What is left out of shared memory first are the rows, which the caches have when they are read again.
   body.sums_in_shared = body.sums && (int64_t)Body::shared(body.pieces, false, true) <= kMostShared;
-  body.pieces.kept = (int64_t)Body::shared(body.pieces, true, body.sums_in_shared) <= kMostShared &&
-                     body.sums == body.sums_in_shared;
+  body.pieces.kept =
+      (int64_t)Body::shared(body.pieces, true, body.sums_in_shared) <= kMostShared && body.sums == body.sums_in_shared;
   const int64_t wanted = ceil_div(a.rows, at_once), most = body.sums ? kNormParts : (int64_t)queue.processors * 16;
   const int64_t blocks = wanted < most ? wanted : most;
   Scratch scratch(queue, body.sums ? (size_t)(2 * blocks * body.pitch()) * sizeof(T) : 0);
   if (scratch.error != cudaSuccess) return scratch.error;
   body.parts = static_cast<T*>(scratch.data);
-  const int error = launch<kNormThreads>(queue, blocks, body, Body::shared(body.pieces, body.pieces.kept, body.sums_in_shared));
+  const int error =
+      launch<kNormThreads>(queue, blocks, body, Body::shared(body.pieces, body.pieces.kept, body.sums_in_shared));
   if (error != cudaSuccess || !body.sums) return error;
   const T* const second = a.dbias != nullptr ? body.parts + blocks * body.pitch() : nullptr;
   return launch_add(queue, AddParts<T, NormGradients<S>>({a.dweight, a.dbias}, body.parts, second, a.length, 1,

@@ -10,7 +10,7 @@
 namespace innerloop::INNERLOOP_ISA {
 
 constexpr int kNormThreads = 256;
-constexpr int64_t kWarpRow = 2048;        // bytes of the longest row that a warp takes
+constexpr int64_t kWarpRow = 2048;         // bytes of the longest row that a warp takes
 constexpr int64_t kMostShared = 96 << 10;  // bytes that a block asks for: what sm_80 and all after it have
 // Parts of dweight and dbias, several blocks of each multiprocessor that a GPU of today has.
 constexpr int64_t kNormParts = 528;
@@ -76,7 +76,8 @@ struct RowPieces {
   }
   // f(piece, values of each array) for this thread's pieces of some rows, which then wait.
   template <int Arrays, class G, class F>
-  HD void read_rows(const G& group, const char* const (&row)[Arrays], char* const (&waiting)[Arrays], const F& f) const {
+  HD void read_rows(const G& group, const char* const (&row)[Arrays], char* const (&waiting)[Arrays],
+                    const F& f) const {
     constexpr int together = 4 / Arrays;  // pieces of each that a thread asks for before it uses one
     for (int64_t first = group.lane; first < pieces; first += together * group.lanes) {
       Piece<S, N> raw[together][Arrays];
@@ -191,7 +192,8 @@ struct RowNormBackward {
 
   HD int64_t pitch() const { return pieces.pieces * N; }
   static size_t shared(const Pieces& pieces, bool kept, bool sums) {
-    return (size_t)pieces.pieces * ((kept ? 2 * 16 : 0) + (sums ? 2 * N * sizeof(T) : 0)) * (warp ? kNormThreads / kWarp : 1);
+    return (size_t)pieces.pieces * ((kept ? 2 * 16 : 0) + (sums ? 2 * N * sizeof(T) : 0)) *
+           (warp ? kNormThreads / kWarp : 1);
   }
 
   HD void operator()(const Block& block) const {
@@ -215,7 +217,7 @@ struct RowNormBackward {
     }
     for (int64_t row = group.index; row < pieces.rows; row += group.count) one_row(block, group, row, waiting, sum);
     if (!sums || !sums_in_shared) return;
-    if (warp) block.sync();
+    block.sync();
     const int warps = warp ? block.lanes / kWarp : 1;
     for (int64_t i = block.lane; i < pitch(); i += block.lanes) {
       for (int s = 0; s < 2; s++) {

@@ -1,15 +1,14 @@
 // prelu's kernels.
-#include "cuda/prelu.h"
-
 #include "cuda/channels_launch.h"
+#include "cuda/prelu.h"
 
 namespace innerloop::cuda {
 
 int prelu_forward(const Queue& queue, Dtype dtype, const PreluArrays& a) {
   return with_storage(dtype, cudaErrorInvalidValue, [&](auto stored) {
     using S = decltype(stored);
-    const Elements<2> e = {{const_cast<char*>(a.x), a.out}, a.samples * a.channels * a.inner,
-                           is_aligned(a.x) && is_aligned(a.out)};
+    const Elements<2> e = {
+        {const_cast<char*>(a.x), a.out}, a.samples * a.channels * a.inner, is_aligned(a.x) && is_aligned(a.out)};
     return launch<kBlock>(queue, blocks_for(queue, ceil_div(e.size, kPiece<S>)),
                           PreluForward<S>{e, a.weight, Cycle(a.inner, a.channels), is_aligned(a.weight)});
   });

@@ -133,8 +133,8 @@ struct LossCase {
   Dtype dtype;
   int64_t size;
   bool aligned, any_bits;
-  Weighing weighing;         // of the sample weights, and of the third array
-  int64_t inner, period;     // of the third array
+  Weighing weighing;      // of the sample weights, and of the third array
+  int64_t inner, period;  // of the third array
   Reduction reduction;
 };
 
@@ -170,8 +170,7 @@ void test_loss(const cuda::ElementwiseLoss& gpu, const LossCase& c) {
   Buffer want_gradient(gradient), want_losses(losses);
   const TensorView vl = shaped(want_losses, shape), vg = shaped(want_gradient, shape);
   const ElementwiseLossInputs inputs = {&vp, &vt, weighted ? &vw : nullptr, takes_array ? &va : nullptr};
-  const double want =
-      elementwise_loss(cpu, parameters, inputs, c.reduction, 3, none ? &vl : nullptr, &vg);
+  const double want = elementwise_loss(cpu, parameters, inputs, c.reduction, 3, none ? &vl : nullptr, &vg);
   elementwise_loss(cpu, parameters, inputs, Reduction::none, 3, &vl, nullptr);
 
   cuda::ElementwiseLossArrays a = {};

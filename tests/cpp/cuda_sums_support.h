@@ -1,10 +1,9 @@
 // Beside cuda_support.h, for kernels whose sums are not the CPU's to the last bit.
 #pragma once
 
-#include "cuda_support.h"
-
 #include "core/rows.h"
 #include "cuda/storage.h"
+#include "cuda_support.h"
 
 namespace innerloop {
 
