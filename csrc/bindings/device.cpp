@@ -268,4 +268,20 @@ void check_contiguous(const TensorView& t) {
   throw ValueError(std::string(t.name) + " must be C-contiguous on a CUDA device, got strides " + strides_text(t));
 }
 
+ChannelLayout channel_layout(const TensorView& t) {
+  check_dense(t);
+  ChannelLayout layout = {t.shape[0], t.shape[1], 1};
+  for (int d = 2; d < t.ndim; d++) layout.inner *= t.shape[d];
+  if (is_contiguous(t)) return layout;
+  TensorView last = t;  // with the channels as the last axis
+  for (int d = 1; d < t.ndim; d++) {
+    last.shape[d] = t.shape[d + 1 < t.ndim ? d + 1 : 1];
+    last.strides[d] = t.strides[d + 1 < t.ndim ? d + 1 : 1];
+  }
+  if (is_contiguous(last)) return {layout.samples * layout.inner, layout.channels, 1};
+  throw ValueError(std::string(t.name) +
+                   " must be C-contiguous on a CUDA device, or have its channels innermost, got " + "strides " +
+                   strides_text(t));
+}
+
 }  // namespace innerloop

@@ -69,26 +69,6 @@ extern const Span<Optimizer> optimizers;
 // Gradients, as the operand 1 of arrays, multiplied in place.
 int clip(const Queue&, const StepGroup& gradients, const Clipping& clipping);
 
-// What checking a call's arrays asks of the driver. Each but the text returns a cudaError_t.
-struct Runtime {
-  const char* (*error_text)(int error);
-  bool (*is_absent)(int error);                       // there is no device, or no driver for it
-  int (*device_of)(const void* memory, int* device);  // -1: memory of the host
-  int (*current_device)(int* device);
-  int (*use_device)(int device);
-  int (*processors)(int device, int* count);
-};
-
-// All that innerloop._core calls of innerloop._cuda, which hands it over in a capsule.
-struct Kernels {
-  Runtime runtime;
-  const Span<Activation>* activations;
-  const Span<Optimizer>* optimizers;
-  int (*clip)(const Queue&, const StepGroup& gradients, const Clipping& clipping);
-};
-extern const Kernels kernels;
-constexpr const char* kKernelsCapsule = "innerloop.cuda.Kernels";
-
 // --- dropout, forward and backward alike ---
 int dropout(const Queue&, Dtype, const DropoutWork&, const Elements<2>& x_y);
 
@@ -166,5 +146,33 @@ struct RowNorm {
   int (*backward)(const Queue&, Dtype, const RowNormArrays&);
 };
 extern const Span<RowNorm> row_norms;
+
+// What checking a call's arrays asks of the driver. Each but the text returns a cudaError_t.
+struct Runtime {
+  const char* (*error_text)(int error);
+  bool (*is_absent)(int error);                       // there is no device, or no driver for it
+  int (*device_of)(const void* memory, int* device);  // -1: memory of the host
+  int (*current_device)(int* device);
+  int (*use_device)(int device);
+  int (*processors)(int device, int* count);
+};
+
+// All that innerloop._core calls of innerloop._cuda, which hands it over in a capsule.
+struct Kernels {
+  Runtime runtime;
+  const Span<Activation>* activations;
+  const Span<Optimizer>* optimizers;
+  int (*clip)(const Queue&, const StepGroup& gradients, const Clipping& clipping);
+  int (*dropout)(const Queue&, Dtype, const DropoutWork&, const Elements<2>& x_y);
+  const Span<GatedPair>* gated;
+  int (*prelu_forward)(const Queue&, Dtype, const PreluArrays&);
+  int (*prelu_backward)(const Queue&, Dtype, const PreluArrays&);
+  const Span<RowNorm>* row_norms;
+  int (*batch_norm_forward)(const Queue&, Dtype, const BatchNormArrays&);
+  int (*batch_norm_backward)(const Queue&, Dtype, const BatchNormArrays&);
+  const Span<ElementwiseLoss>* elementwise_losses;
+};
+extern const Kernels kernels;
+constexpr const char* kKernelsCapsule = "innerloop.cuda.Kernels";
 
 }  // namespace innerloop::cuda
