@@ -1,0 +1,122 @@
+// The calls of CUDA's runtime, for one device that is the host.
+#include "runtime.h"
+
+#include <stdio.h>
+
+#include <map>
+#include <mutex>
+
+#include "cuda_runtime_api.h"
+#include "fibres.h"
+#include "memory.h"
+
+namespace innerloop::emulator {
+namespace {
+
+std::mutex mutex;
+std::map<const char*, Guarded, std::greater<>> arrays;  // by address, the highest first
+int64_t until_failure = -1;
+
+}  // namespace
+
+void* allocate(size_t bytes, size_t alignment) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (until_failure == 0) return nullptr;
+  if (until_failure > 0) until_failure--;
+  Guarded array(bytes, alignment);
+  char* const data = array.data;
+  if (data == nullptr) return nullptr;
+  array.fill();
+  arrays[data] = std::move(array);
+  return data;
+}
+
+void release(void* data) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto found = arrays.find(static_cast<char*>(data));
+  if (found == arrays.end() || !found->second.holds()) {
+    fprintf(stderr, "emulated GPU: %s\n",
+            found == arrays.end() ? "an array is freed that there is not" : "something was written beside an array");
+    abort();
+  }
+  arrays.erase(found);
+}
+
+int64_t array_count() {
+  const std::lock_guard<std::mutex> lock(mutex);
+  return (int64_t)arrays.size();
+}
+
+void fail_after(int64_t allocations) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  until_failure = allocations;
+}
+
+namespace {
+
+bool is_array(const void* p) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  const char* const at = static_cast<const char*>(p);
+  const auto found = arrays.lower_bound(at);
+  return found != arrays.end() && at <= found->first + found->second.size;
+}
+
+}  // namespace
+}  // namespace innerloop::emulator
+
+namespace emulator = innerloop::emulator;
+
+const char* cudaGetErrorString(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess:
+      return "no error";
+    case cudaErrorMemoryAllocation:
+      return "out of memory";
+    case cudaErrorInvalidConfiguration:
+      return "invalid configuration argument";
+    case cudaErrorInvalidDevice:
+      return "invalid device ordinal";
+    default:
+      return "invalid argument";
+  }
+}
+
+cudaError_t cudaGetLastError() { return cudaSuccess; }
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 1;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; }
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
+  snprintf(properties->name, sizeof properties->name, "the host, which emulates it");
+  return device == 0 ? cudaSuccess : cudaErrorInvalidDevice;
+}
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
+  if (device != 0) return cudaErrorInvalidDevice;
+  *value = attribute == cudaDevAttrMultiProcessorCount ? emulator::kProcessors : (int)emulator::kMostShared;
+  return cudaSuccess;
+}
+
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* p) {
+  *attributes = {emulator::is_array(p) ? cudaMemoryTypeDevice : cudaMemoryTypeUnregistered, 0};
+  return cudaSuccess;
+}
+
+cudaError_t cudaMallocAsync(void** data, size_t bytes, cudaStream_t) {
+  *data = emulator::allocate(bytes, 16);
+  return *data != nullptr ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+cudaError_t cudaFreeAsync(void* data, cudaStream_t) {
+  emulator::release(data);
+  return cudaSuccess;
+}

@@ -1,0 +1,18 @@
+// What a test may ask of the emulated device.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace innerloop::emulator {
+
+constexpr int kProcessors = 3;  // few, so that arrays need not be large for a thread to take several pieces
+
+// The device's arrays, as memory.h has them. release() ends the program where something was written beside one.
+void* allocate(size_t bytes, size_t alignment);
+void release(void* data);
+int64_t array_count();
+// From now on, so many allocations succeed; all if negative.
+void fail_after(int64_t allocations);
+
+}  // namespace innerloop::emulator
