@@ -1,9 +1,9 @@
-#include "cuda/fault.h"
-
 #include <cuda_runtime_api.h>
 #include <string.h>
 
 #include <atomic>
+
+#include "cuda/fault.h"
 
 namespace innerloop::cuda {
 namespace {

@@ -52,8 +52,8 @@ struct Optimizer {
 };
 extern const Span<Optimizer> optimizers;
 
-// Rows along one axis of arrays in C order without gaps: element c of row (o, i) is number (o * length + c) * inner + i,
-// and that row is number o * inner + i.
+// Rows along one axis of arrays in C order without gaps: element c of row (o, i) is number (o * length + c) * inner +
+// i, and that row is number o * inner + i.
 struct RowShape {
   int64_t outer, length, inner;
 };

@@ -9,8 +9,10 @@ namespace innerloop::INNERLOOP_ISA {
 template <class T>
 HD Vec<T, 1> weight_at(const Weights& weights, int64_t i) {
   if constexpr (sizeof(T) == sizeof(float)) {
-    if (weights.storage == Storage::bfloat16) return widen(reinterpret_cast<const Piece<Bfloat16, 1>*>(weights.data)[i].lane[0]);
-    if (weights.storage == Storage::float16) return widen(reinterpret_cast<const Piece<Float16, 1>*>(weights.data)[i].lane[0]);
+    if (weights.storage == Storage::bfloat16)
+      return widen(reinterpret_cast<const Piece<Bfloat16, 1>*>(weights.data)[i].lane[0]);
+    if (weights.storage == Storage::float16)
+      return widen(reinterpret_cast<const Piece<Float16, 1>*>(weights.data)[i].lane[0]);
   }
   return widen(reinterpret_cast<const Piece<T, 1>*>(weights.data)[i].lane[0]);
 }
@@ -24,7 +26,7 @@ struct Labels {
 
   template <class Integer>
   HD int64_t as(int64_t row) const {
-    return (int64_t) reinterpret_cast<const Piece<Integer, 1>*>(data)[row].lane[0];
+    return (int64_t)reinterpret_cast<const Piece<Integer, 1>*>(data)[row].lane[0];
   }
   HD int64_t stored(int64_t row) const {
     switch (dtype) {
@@ -173,8 +175,8 @@ struct LossScratch {
 template <class Values>
 int launch_sum(const Queue& queue, const Values& values, int64_t n, double* sums, const SumResult& result) {
   const int64_t chunks = sum_chunks(n), most = (int64_t)queue.processors * 8;
-  const int error = launch<kBlock>(queue, chunks < most ? chunks : most,
-                                   SumChunks<Values>{values, n, kSumChunk, sums, result});
+  const int error =
+      launch<kBlock>(queue, chunks < most ? chunks : most, SumChunks<Values>{values, n, kSumChunk, sums, result});
   if (error != cudaSuccess || chunks == 1) return error;
   const SumOfLosses of_chunks = {(const char*)sums, true};
   return launch<kBlock>(queue, 1, SumChunks<SumOfLosses>{of_chunks, chunks, INT64_MAX, nullptr, result});
@@ -204,7 +206,8 @@ int launch_loss(const Queue& queue, const RowLoss& call, int64_t rows, const Wor
   if (call.mean && !empty && (labels.data != nullptr || call.sample_weight.data != nullptr)) {
     scale.known = scratch.divisor;
     const SumOfWeights weights = {labels, call.weight, call.sample_weight, wide};
-    error = launch_sum(queue, weights, rows, scratch.sums, {scratch.divisor, call.grad_scale});
+    error =
+        launch_sum(queue, weights, rows, scratch.sums, {scratch.divisor, call.grad_scale, nullptr, wide, nullptr, 1});
   } else if (call.mean) {
     scale.divisor = empty ? 0 : (double)rows;  // as in PyTorch, the mean over no logits is NaN
     scale.scale = call.grad_scale / scale.divisor;

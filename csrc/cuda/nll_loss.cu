@@ -1,8 +1,7 @@
 // The kernels of nll_loss.
-#include "cuda/nll_loss.h"
-
 #include "cuda/fault.h"
 #include "cuda/launch_rows.h"
+#include "cuda/nll_loss.h"
 
 namespace innerloop::cuda {
 

@@ -3,7 +3,8 @@
 // Three ways, each a tag that bodies are compiled for:
 //   LanesARow    some lanes of a warp take a row, which stays in their registers
 //   BlockARow    a block takes a row, of which shared memory keeps what fits; the rest is read again, from the L2
-//   AcrossRows   where the elements of a row do not lie side by side: neighbouring threads take neighbouring rows, which
+//   AcrossRows   where the elements of a row do not lie side by side: neighbouring threads take neighbouring rows,
+//   which
 //                are read twice; of long rows, eight threads take one
 #pragma once
 

@@ -1,7 +1,6 @@
 // The kernels of softmax and log_softmax, forward and backward.
-#include "cuda/softmax.h"
-
 #include "cuda/launch_rows.h"
+#include "cuda/softmax.h"
 
 namespace innerloop::cuda {
 namespace {

@@ -2,6 +2,7 @@
 #include "runtime.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 #include <map>
 #include <mutex>
@@ -118,5 +119,19 @@ cudaError_t cudaMallocAsync(void** data, size_t bytes, cudaStream_t) {
 
 cudaError_t cudaFreeAsync(void* data, cudaStream_t) {
   emulator::release(data);
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode*) { return cudaSuccess; }
+
+cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned) {
+  *data = malloc(bytes);
+  return *data != nullptr ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+cudaError_t cudaFreeHost(void* data) {
+  free(data);
   return cudaSuccess;
 }
