@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "cuda_runtime_api.h"
-#include "memory.h"
+#include "guarded.h"
 
 namespace innerloop::emulator {
 namespace {

@@ -1,6 +1,4 @@
 // The calls of CUDA's runtime, for one device that is the host.
-#include "runtime.h"
-
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -8,8 +6,9 @@
 #include <mutex>
 
 #include "cuda_runtime_api.h"
+#include "device_memory.h"
 #include "fibres.h"
-#include "memory.h"
+#include "guarded.h"
 
 namespace innerloop::emulator {
 namespace {

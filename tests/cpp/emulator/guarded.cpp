@@ -1,4 +1,4 @@
-#include "memory.h"
+#include "guarded.h"
 
 #include <stdint.h>
 #include <string.h>
