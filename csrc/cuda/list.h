@@ -69,26 +69,6 @@ extern const Span<Optimizer> optimizers;
 // Gradients, as the operand 1 of arrays, multiplied in place.
 int clip(const Queue&, const StepGroup& gradients, const Clipping& clipping);
 
-// What checking a call's arrays asks of the driver. Each but the text returns a cudaError_t.
-struct Runtime {
-  const char* (*error_text)(int error);
-  bool (*is_absent)(int error);                       // there is no device, or no driver for it
-  int (*device_of)(const void* memory, int* device);  // -1: memory of the host
-  int (*current_device)(int* device);
-  int (*use_device)(int device);
-  int (*processors)(int device, int* count);
-};
-
-// All that innerloop._core calls of innerloop._cuda, which hands it over in a capsule.
-struct Kernels {
-  Runtime runtime;
-  const Span<Activation>* activations;
-  const Span<Optimizer>* optimizers;
-  int (*clip)(const Queue&, const StepGroup& gradients, const Clipping& clipping);
-};
-extern const Kernels kernels;
-constexpr const char* kKernelsCapsule = "innerloop.cuda.Kernels";
-
 // Rows along one axis of arrays in C order without gaps: element c of row (o, i) is number (o * length + c) * inner +
 // i, and that row is number o * inner + i.
 struct RowShape {
@@ -140,5 +120,29 @@ struct RowLoss {
 };
 int softmax_cross_entropy(const Queue&, const RowLoss&, double label_smoothing, double z_loss);
 int nll_loss(const Queue&, const RowLoss&);
+
+// What checking a call's arrays asks of the driver. Each but the text returns a cudaError_t.
+struct Runtime {
+  const char* (*error_text)(int error);
+  bool (*is_absent)(int error);                       // there is no device, or no driver for it
+  int (*device_of)(const void* memory, int* device);  // -1: memory of the host
+  int (*current_device)(int* device);
+  int (*use_device)(int device);
+  int (*processors)(int device, int* count);
+};
+
+// All that innerloop._core calls of innerloop._cuda, which hands it over in a capsule.
+struct Kernels {
+  Runtime runtime;
+  const Span<Activation>* activations;
+  const Span<Optimizer>* optimizers;
+  int (*clip)(const Queue&, const StepGroup& gradients, const Clipping& clipping);
+  const Span<SoftmaxFunction>* softmaxes;
+  int (*softmax_cross_entropy)(const Queue&, const RowLoss&, double label_smoothing, double z_loss);
+  int (*nll_loss)(const Queue&, const RowLoss&);
+  int (*take_fault)(const Queue&, bool wait, Fault*);
+};
+extern const Kernels kernels;
+constexpr const char* kKernelsCapsule = "innerloop.cuda.Kernels";
 
 }  // namespace innerloop::cuda

@@ -13,7 +13,7 @@
 #include "core/nll_loss.h"
 #include "core/softmax.h"
 #include "core/softmax_cross_entropy.h"
-#include "emulator/runtime.h"
+#include "emulator/device_memory.h"
 #include "support.h"
 
 #define INNERLOOP_ISA cuda
