@@ -215,7 +215,7 @@ py::object batch_forward(py::handle x, py::handle running_mean, py::handle runni
   if (return_saved) saved = arguments.fresh(compute_dtype(ax.view.dtype), {2, channels});
 
   if (DeviceCall* device = arguments.device()) {
-    const ChannelLayout layout = channel_layout(ax.view);
+    const cuda::RowShape shape = row_shape(ax.view, 1);
     check_same_order(ay.view, ax.view);
     const cuda::BatchNormArrays arrays = {nullptr,
                                           ax.view.data,
@@ -227,9 +227,9 @@ py::object batch_forward(py::handle x, py::handle running_mean, py::handle runni
                                           ay.view.data,
                                           nullptr,
                                           nullptr,
-                                          layout.samples,
-                                          layout.channels,
-                                          layout.inner,
+                                          shape.outer,
+                                          shape.length,
+                                          shape.inner,
                                           options.training,
                                           options.eps,
                                           options.momentum};
@@ -276,7 +276,7 @@ py::tuple batch_backward(py::handle dy, py::handle x, py::handle saved, py::hand
   Arguments::check_outputs({&adx, array_or_null(adw), array_or_null(adb)}, {&as, array_or_null(aw)}, {&ady, &ax});
 
   if (DeviceCall* device = arguments.device()) {
-    const ChannelLayout layout = channel_layout(ax.view);
+    const cuda::RowShape shape = row_shape(ax.view, 1);
     check_same_order(ady.view, ax.view);
     check_same_order(adx.view, ax.view);
     const cuda::BatchNormArrays arrays = {ady.view.data,
@@ -289,9 +289,9 @@ py::tuple batch_backward(py::handle dy, py::handle x, py::handle saved, py::hand
                                           adx.view.data,
                                           contiguous_data(adw),
                                           contiguous_data(adb),
-                                          layout.samples,
-                                          layout.channels,
-                                          layout.inner,
+                                          shape.outer,
+                                          shape.length,
+                                          shape.inner,
                                           training,
                                           0,
                                           0};

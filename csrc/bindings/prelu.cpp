@@ -20,14 +20,14 @@ Array slopes(Arguments& arguments, py::handle weight, const TensorView& x) {
 cuda::PreluArrays device_arrays(const Array* dy, const Array& x, const Array& weight, const Array& out,
                                 const Array* dweight) {
   const bool single = weight.view.size() == 1;
-  const ChannelLayout layout = single ? ChannelLayout{1, 1, x.view.size()} : channel_layout(x.view);
+  const cuda::RowShape shape = single ? cuda::RowShape{1, 1, x.view.size()} : row_shape(x.view, 1);
   for (const Array* a : {dy, &x, &out}) {
     if (a != nullptr) check_same_order(a->view, x.view);
   }
   check_contiguous(weight.view);
   if (dweight != nullptr) check_contiguous(dweight->view);
-  return {dy ? dy->view.data : nullptr,           x.view.data,    weight.view.data, out.view.data,
-          dweight ? dweight->view.data : nullptr, layout.samples, layout.channels,  layout.inner};
+  return {dy ? dy->view.data : nullptr,           x.view.data, weight.view.data, out.view.data,
+          dweight ? dweight->view.data : nullptr, shape.outer, shape.length,     shape.inner};
 }
 
 py::object forward(py::handle x, py::handle weight, py::handle out) {

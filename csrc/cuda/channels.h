@@ -49,15 +49,15 @@ struct ChannelShape {
   static ChannelShape of(int64_t samples, int64_t channels, int64_t inner) {
     constexpr int N = kPiece<S>;
     ChannelShape s = {};
-    s.samples = samples;
+    s.samples = channels == 1 ? 1 : samples;
     s.channels = channels;
-    s.inner = inner;
-    s.rows = inner >= kLeastInner || channels == 1;
+    s.inner = channels == 1 ? samples * inner : inner;
+    s.rows = s.inner >= kLeastInner || channels == 1;
     s.columns = s.rows ? channels : channels * inner;
-    s.per_row = ceil_div(inner, N);
+    s.per_row = ceil_div(s.inner, N);
     s.wide = log2_at_least(ceil_div(s.columns, N), 5);
     s.tiles = s.rows ? channels : ceil_div(s.columns, (int64_t)N << s.wide);
-    const int64_t all = s.rows ? samples * s.per_row : samples;
+    const int64_t all = s.rows ? s.samples * s.per_row : samples;
     const int64_t at_once = s.rows ? kChannelThreads : kChannelThreads >> s.wide;
     const int64_t enough = ceil_div(kChannelParts, s.tiles > 0 ? s.tiles : 1),
                   needed = ceil_div(all, at_once * kMostPieces);

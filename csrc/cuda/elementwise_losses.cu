@@ -1,5 +1,6 @@
 // The elementwise losses' kernels: one launch for values and gradient, one that adds the sums of tiles.
 #include "cuda/elementwise_losses.h"
+#include "cuda/fault.h"
 #include "cuda/launch.h"
 
 namespace innerloop::cuda {
@@ -20,19 +21,22 @@ template <class Rule, class S>
 int run_as(const Queue& queue, const ElementwiseLossArrays& a) {
   using T = typename ComputedAs<S>::type::scalar;
   const int64_t tiles = tiles_of(a.size, kLossTile<S>), weight_tiles = tiles_of(a.size, kLossTile<T>);
-  const bool sum_weights = a.divide_by_weights && a.sample_weight != nullptr;
+  const bool sum_weights = a.divide_by_weights && a.sample_weight.data != nullptr;
   const int64_t doubles = (a.loss ? tiles : 0) + (sum_weights ? weight_tiles + 1 : 0);
   Scratch scratch(queue, (size_t)doubles * sizeof(double));
   if (scratch.error != cudaSuccess) return scratch.error;
   double* const sums = static_cast<double*>(scratch.data);
   double* const divisor_at = sum_weights ? sums : nullptr;
   double* const of_tiles = sum_weights ? sums + 1 + weight_tiles : sums;
-  int error = cudaSuccess;
+  const bool wide = a.sample_weight.storage == Storage::full;
+  Fault* fault = nullptr;
+  int error = TakesRange<Rule>::value ? find_fault(&fault) : (int)cudaSuccess;
+  if (error != cudaSuccess) return error;
   if (sum_weights) {
-    error = a.sample_weight_wide ? sum_tiles<T>(queue, a.sample_weight, a.size, sums + 1)
-                                 : sum_tiles<S>(queue, a.sample_weight, a.size, sums + 1);
+    error = wide ? sum_tiles<T>(queue, a.sample_weight.data, a.size, sums + 1)
+                 : sum_tiles<S>(queue, a.sample_weight.data, a.size, sums + 1);
     if (error != cudaSuccess) return error;
-    const int64_t summed = a.sample_weight_wide ? weight_tiles : tiles;
+    const int64_t summed = wide ? weight_tiles : tiles;
     error = launch<kLossThreads>(queue, 1, AddTiles{sums + 1, summed, nullptr, 1, divisor_at, false});
     if (error != cudaSuccess) return error;
   }
@@ -40,9 +44,11 @@ int run_as(const Queue& queue, const ElementwiseLossArrays& a) {
       make_rule<Rule>(a.parameters),
       a.pred,
       a.target,
-      {a.sample_weight, a.sample_weight_wide, is_aligned(a.sample_weight)},
-      {a.array, a.array_wide, is_aligned(a.array)},
+      a.sample_weight,
+      a.array,
       Cycle(a.array_inner, a.array_period),
+      is_aligned(a.sample_weight.data),
+      is_aligned(a.array.data),
       a.losses,
       a.gradient,
       a.size,
@@ -50,7 +56,8 @@ int run_as(const Queue& queue, const ElementwiseLossArrays& a) {
       a.grad_scale,
       a.divisor,
       divisor_at,
-      a.loss ? of_tiles : nullptr};
+      a.loss ? of_tiles : nullptr,
+      fault};
   error = launch<kLossThreads>(queue, tile_blocks(queue, tiles), body);
   if (error != cudaSuccess || a.loss == nullptr) return error;
   return launch<kLossThreads>(queue, 1,

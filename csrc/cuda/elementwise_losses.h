@@ -83,11 +83,13 @@ struct TakesRange : std::false_type {};
 template <class Rule>
 struct TakesRange<Rule, std::void_t<decltype(Rule::pred_range)>> : std::true_type {};
 
-// An array of the predictions' dtype, or of what that is computed in.
-struct WeightArray {
-  const char* data;  // or null
-  bool wide, aligned;
-};
+// The place of a rule in the list, as Fault has it.
+template <class Rule, class... Rules>
+constexpr uint64_t place_of(List<Rules...>) {
+  uint64_t i = 0, place = 0;
+  ((place = std::is_same_v<Rule, Rules> ? i : place, i++), ...);
+  return place;
+}
 
 template <class Rule, class S>
 struct LossElements {
@@ -95,19 +97,20 @@ struct LossElements {
   using T = typename V::scalar;
   Rule rule;
   const char *pred, *target;
-  WeightArray sample_weight, array;
+  Weights sample_weight, array;
   Cycle array_of;  // the third array's element
+  bool weights_aligned, array_aligned;
   char *losses, *gradient;
   int64_t size;
   bool aligned;
   double grad_scale, divisor;
   const double* divisor_at;  // or null
   double* sums;
+  Fault* fault;  // of a rule with a range
 
-  // The third array's elements; the others are read without a Cycle.
   template <class Stored>
   HD void load_array(int64_t first, V* to) const {
-    array_of.load<Stored, kPiece<S>>(array.data, first, array.aligned, to);
+    array_of.load<Stored, kPiece<S>>(array.data, first, array_aligned, to);
   }
   HD LossAndSlope<V> both(V x, V t, V extra) const {
     if constexpr (TakesArray<Rule>::value) {
@@ -115,6 +118,14 @@ struct LossElements {
     } else {
       return rule.both(x, t);
     }
+  }
+
+  // By one store, as several threads may find something.
+  HD void report(double prediction) const {
+    constexpr uint64_t found = 2 * (place_of<Rule>(ElementwiseLosses{}) + 1);
+    Piece<uint64_t, 2> words = {{0, found}};
+    memcpy(&words.lane[0], &prediction, sizeof prediction);
+    *reinterpret_cast<Piece<uint64_t, 2>*>(fault) = words;
   }
 
   HD void operator()(const Block& block) const {
@@ -125,24 +136,25 @@ struct LossElements {
       V x[N], t[N], weight[N], extra[N];
       load_run<S, N>(pred + at, aligned, count, x);
       load_run<S, N>(target + at, aligned, count, t);
-      if (sample_weight.data != nullptr && sample_weight.wide) {
-        load_run<T, N>(sample_weight.data + at_wide, sample_weight.aligned, count, weight);
+      if (sample_weight.data != nullptr && sample_weight.storage == Storage::full) {
+        load_run<T, N>(sample_weight.data + at_wide, weights_aligned, count, weight);
       } else if (sample_weight.data != nullptr) {
-        load_run<S, N>(sample_weight.data + at, sample_weight.aligned, count, weight);
+        load_run<S, N>(sample_weight.data + at, weights_aligned, count, weight);
       }
       INNERLOOP_UNROLL
       for (int j = 0; j < N; j++) extra[j] = V(1);
       if constexpr (TakesArray<Rule>::value) {
-        if (array.data != nullptr) array.wide ? load_array<T>(first, extra) : load_array<S>(first, extra);
+        if (array.data != nullptr)
+          array.storage == Storage::full ? load_array<T>(first, extra) : load_array<S>(first, extra);
       }
       INNERLOOP_UNROLL
       for (int j = 0; j < N; j++) {
         auto [loss, slope] = both(x[j], t[j], extra[j]);
         if constexpr (TakesRange<Rule>::value) {
-          // Not known before the launch, as it is on the CPU, which raises ValueError.
           const auto inside = (x[j] >= V((T)Rule::pred_range[0])) & (x[j] <= V((T)Rule::pred_range[1]));
           loss = select(inside, loss, V((T)NAN));
           slope = select(inside, slope, V((T)NAN));
+          if (j < count && !inside.m) report((double)x[j].v);
         }
         const bool weighted = sample_weight.data != nullptr;
         t[j] = weighted ? weight[j] * loss : loss;

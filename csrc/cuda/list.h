@@ -69,6 +69,62 @@ extern const Span<Optimizer> optimizers;
 // Gradients, as the operand 1 of arrays, multiplied in place.
 int clip(const Queue&, const StepGroup& gradients, const Clipping& clipping);
 
+// Rows along one axis of arrays in C order without gaps: element c of row (o, i) is number (o * length + c) * inner +
+// i, and that row is number o * inner + i.
+struct RowShape {
+  int64_t outer, length, inner;
+};
+
+// Arrays of one dtype; the output may be an input.
+struct SoftmaxFunction {
+  const char* name;
+  int (*forward)(const Queue&, Dtype, const RowShape&, const char* x, char* y);
+  int (*backward)(const Queue&, Dtype, const RowShape&, const char* dy, const char* y, char* dx);
+};
+extern const Span<SoftmaxFunction> softmaxes;
+
+// What a kernel found wrong in an array that nobody but it has read: a label that is no class, which it ignores, or a
+// prediction out of its loss's range, whose loss and gradient are NaN. Its device's word in the host's memory says what
+// it was.
+struct alignas(16) Fault {
+  int64_t label;   // its bits, where it is a uint64; of a prediction, those of a double
+  uint64_t found;  // 0: no fault. Of a label 2 * classes + 1, and the highest bit where it is a uint64; of a prediction
+                   // 2 * (the elementwise loss's place in its list + 1)
+
+  bool none() const { return found == 0; }
+  bool is_prediction() const { return found % 2 == 0; }
+  int64_t loss() const { return (int64_t)(found / 2) - 1; }
+  bool is_unsigned() const { return found >> 63 != 0; }
+  int64_t classes() const { return (int64_t)(found << 1 >> 2); }
+};
+// Moves what the current device's kernels found, the latest of several, to *fault and forgets it. With `wait`, of all
+// that is queued so far, for which it waits; else of what is done.
+int take_fault(const Queue&, bool wait, Fault*);
+
+// Values that may be stored in the dtype of the arrays they belong to, or in what that is computed in; or null.
+struct Weights {
+  const char* data;
+  Storage storage;
+};
+
+// A loss over rows of classes, with its gradient. Arrays of the dtype but where it says otherwise; of T, what that is
+// computed in. Labels are any integers.
+struct RowLoss {
+  Dtype dtype, target_dtype;
+  RowShape shape;
+  const char *input, *target;  // the target: one label a row, or probabilities, as many as the input has elements
+  Weights weight;              // one a class
+  Weights sample_weight;       // one a row
+  int64_t ignore_index;
+  double grad_scale;
+  bool mean;       // of the losses, and the gradient's: else their sum
+  char* loss;      // one T: the reduced loss; or null
+  char* losses;    // one T a row; or null
+  char* gradient;  // or null; may be the input
+};
+int softmax_cross_entropy(const Queue&, const RowLoss&, double label_smoothing, double z_loss);
+int nll_loss(const Queue&, const RowLoss&);
+
 // --- dropout, forward and backward alike ---
 int dropout(const Queue&, Dtype, const DropoutWork&, const Elements<2>& x_y);
 
@@ -110,14 +166,14 @@ int batch_norm_forward(const Queue&, Dtype, const BatchNormArrays&);
 int batch_norm_backward(const Queue&, Dtype, const BatchNormArrays&);
 
 // --- elementwise losses ---
-// The weights are of the predictions' dtype or, if `wide`, of what that is computed in, as `losses` and `loss` are.
 struct ElementwiseLossArrays {
   const double* parameters;
   const char *pred, *target;
-  const char *sample_weight, *array;  // or null: 1; the first is of `size` elements
-  bool sample_weight_wide, array_wide;
+  Weights sample_weight, array;       // or null: 1; the first is of `size` elements
   int64_t array_inner, array_period;  // element (i / inner) % period of the third array goes with element i
-  char *loss, *losses, *gradient;     // the reduced loss; one each, or null; the gradient may be written over pred
+  char* loss;                         // the reduced loss, of what is computed in; or null
+  char* losses;                       // one each, of the same dtype; or null
+  char* gradient;                     // or null; may be written over pred
   int64_t size;
   double divisor;          // of the sum, and of grad_scale in the gradient
   bool divide_by_weights;  // by the sum of the sample weights in its place, if there are any
@@ -171,6 +227,10 @@ struct Kernels {
   int (*batch_norm_forward)(const Queue&, Dtype, const BatchNormArrays&);
   int (*batch_norm_backward)(const Queue&, Dtype, const BatchNormArrays&);
   const Span<ElementwiseLoss>* elementwise_losses;
+  const Span<SoftmaxFunction>* softmaxes;
+  int (*softmax_cross_entropy)(const Queue&, const RowLoss&, double label_smoothing, double z_loss);
+  int (*nll_loss)(const Queue&, const RowLoss&);
+  int (*take_fault)(const Queue&, bool wait, Fault*);
 };
 extern const Kernels kernels;
 constexpr const char* kKernelsCapsule = "innerloop.cuda.Kernels";

@@ -44,6 +44,10 @@ const Kernels kernels = {{error_text, is_absent, device_of, current_device, use_
                          &row_norms,
                          batch_norm_forward,
                          batch_norm_backward,
-                         &elementwise_losses};
+                         &elementwise_losses,
+                         &softmaxes,
+                         softmax_cross_entropy,
+                         nll_loss,
+                         take_fault};
 
 }  // namespace innerloop::cuda

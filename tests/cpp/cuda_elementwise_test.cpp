@@ -177,9 +177,11 @@ void test_loss(const cuda::ElementwiseLoss& gpu, const LossCase& c) {
   a.parameters = parameters;
   a.pred = pred.data();
   a.target = target.data();
-  a.sample_weight = weighted ? weights.data() : nullptr;
-  a.array = takes_array ? array.data() : nullptr;
-  a.sample_weight_wide = a.array_wide = c.weighing == Weighing::wide;
+  const Storage storage = of_weights == Dtype::bf16  ? Storage::bfloat16
+                          : of_weights == Dtype::f16 ? Storage::float16
+                                                     : Storage::full;
+  a.sample_weight = {weighted ? weights.data() : nullptr, storage};
+  a.array = {takes_array ? array.data() : nullptr, storage};
   a.array_inner = c.inner;
   a.array_period = c.period;
   a.losses = none ? losses.data() : nullptr;
@@ -236,6 +238,44 @@ void test_losses() {
   }
 }
 
+// A prediction out of range is NaN and reported, and the others are what they would be.
+void test_range() {
+  const cuda::ElementwiseLoss& gpu = find_entry(cuda::elementwise_losses, "binary_cross_entropy");
+  for (const Dtype dtype : kDtypes) {
+    Buffer pred(dtype, 9, 0), target(dtype, 9, 0), losses(compute_dtype(dtype), 9, 0), gradient(dtype, 9, 0);
+    for (int64_t i = 0; i < 9; i++) set(pred, i, (double)i / 8);
+    fill_eighths(target, 5);
+    const double wrong[] = {-0.125, NAN, 2};
+    cuda::ElementwiseLossArrays a = {};
+    a.pred = pred.data();
+    a.target = target.data();
+    a.losses = losses.data();
+    a.gradient = gradient.data();
+    a.size = 9;
+    a.divisor = a.grad_scale = 1;
+    a.array_inner = a.array_period = 1;
+    cuda::Fault fault;
+    expect_success("range", gpu.run(queue, dtype, a));
+    expect_success("range", cuda::take_fault(queue, true, &fault));
+    if (!fault.none()) expect_success("no prediction out of range", cudaErrorInvalidValue);
+    for (const double x : wrong) {
+      Buffer want_losses(losses), want_gradient(gradient);
+      set(pred, 4, x);
+      set(want_losses, 4, NAN);
+      set(want_gradient, 4, NAN);
+      expect_success("range", gpu.run(queue, dtype, a));
+      expect_same("losses out of range", losses, want_losses);
+      expect_same("gradient out of range", gradient, want_gradient);
+      expect_success("range", cuda::take_fault(queue, false, &fault));
+      double got;
+      memcpy(&got, &fault.label, sizeof got);
+      const bool right = !fault.none() && fault.is_prediction() && (got == x || (got != got && x != x)) &&
+                         strcmp(cuda::elementwise_losses.begin()[fault.loss()].name, gpu.name) == 0;
+      if (!right) expect_success("a prediction out of range is reported", cudaErrorInvalidValue);
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -244,5 +284,6 @@ int main() {
   test_gated_pairs();
   test_prelus();
   test_losses();
+  test_range();
   return report();
 }
