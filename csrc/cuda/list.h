@@ -69,6 +69,58 @@ extern const Span<Optimizer> optimizers;
 // Gradients, as the operand 1 of arrays, multiplied in place.
 int clip(const Queue&, const StepGroup& gradients, const Clipping& clipping);
 
+// Rows along one axis of arrays in C order without gaps: element c of row (o, i) is number (o * length + c) * inner +
+// i, and that row is number o * inner + i.
+struct RowShape {
+  int64_t outer, length, inner;
+};
+
+// Arrays of one dtype; the output may be an input.
+struct SoftmaxFunction {
+  const char* name;
+  int (*forward)(const Queue&, Dtype, const RowShape&, const char* x, char* y);
+  int (*backward)(const Queue&, Dtype, const RowShape&, const char* dy, const char* y, char* dx);
+};
+extern const Span<SoftmaxFunction> softmaxes;
+
+// What a kernel found wrong in an array that nobody but it has read: so far, a label that is no class. It works as if
+// the label were ignored, and its device's word in the host's memory says what it was.
+struct alignas(16) Fault {
+  int64_t label;   // its bits, where it is a uint64
+  uint64_t found;  // 0: no fault; else 2 * classes + 1, and the highest bit where the label is a uint64
+
+  bool none() const { return found == 0; }
+  bool is_unsigned() const { return found >> 63 != 0; }
+  int64_t classes() const { return (int64_t)(found << 1 >> 2); }
+};
+// Moves what the current device's kernels found, the latest of several, to *fault and forgets it. With `wait`, of all
+// that is queued so far, for which it waits; else of what is done.
+int take_fault(const Queue&, bool wait, Fault*);
+
+// Values that may be stored in the dtype of the arrays they belong to, or in what that is computed in; or null.
+struct Weights {
+  const char* data;
+  Storage storage;
+};
+
+// A loss over rows of classes, with its gradient. Arrays of the dtype but where it says otherwise; of T, what that is
+// computed in. Labels are any integers.
+struct RowLoss {
+  Dtype dtype, target_dtype;
+  RowShape shape;
+  const char *input, *target;  // the target: one label a row, or probabilities, as many as the input has elements
+  Weights weight;              // one a class
+  Weights sample_weight;       // one a row
+  int64_t ignore_index;
+  double grad_scale;
+  bool mean;       // of the losses, and the gradient's: else their sum
+  char* loss;      // one T: the reduced loss; or null
+  char* losses;    // one T a row; or null
+  char* gradient;  // or null; may be the input
+};
+int softmax_cross_entropy(const Queue&, const RowLoss&, double label_smoothing, double z_loss);
+int nll_loss(const Queue&, const RowLoss&);
+
 // What checking a call's arrays asks of the driver. Each but the text returns a cudaError_t.
 struct Runtime {
   const char* (*error_text)(int error);
@@ -85,6 +137,10 @@ struct Kernels {
   const Span<Activation>* activations;
   const Span<Optimizer>* optimizers;
   int (*clip)(const Queue&, const StepGroup& gradients, const Clipping& clipping);
+  const Span<SoftmaxFunction>* softmaxes;
+  int (*softmax_cross_entropy)(const Queue&, const RowLoss&, double label_smoothing, double z_loss);
+  int (*nll_loss)(const Queue&, const RowLoss&);
+  int (*take_fault)(const Queue&, bool wait, Fault*);
 };
 extern const Kernels kernels;
 constexpr const char* kKernelsCapsule = "innerloop.cuda.Kernels";

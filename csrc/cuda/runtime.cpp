@@ -33,7 +33,13 @@ int processors(int device, int* count) {
 
 }  // namespace
 
-const Kernels kernels = {
-    {error_text, is_absent, device_of, current_device, use_device, processors}, &activations, &optimizers, clip};
+const Kernels kernels = {{error_text, is_absent, device_of, current_device, use_device, processors},
+                         &activations,
+                         &optimizers,
+                         clip,
+                         &softmaxes,
+                         softmax_cross_entropy,
+                         nll_loss,
+                         take_fault};
 
 }  // namespace innerloop::cuda

@@ -1,5 +1,6 @@
 // The calls of CUDA's runtime, for one device that is the host.
 #include <stdio.h>
+#include <stdlib.h>
 
 #include <map>
 #include <mutex>
@@ -122,5 +123,19 @@ cudaError_t cudaMallocAsync(void** data, size_t bytes, cudaStream_t) {
 
 cudaError_t cudaFreeAsync(void* data, cudaStream_t) {
   emulator::release(data);
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode*) { return cudaSuccess; }
+
+cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned) {
+  *data = malloc(bytes);
+  return *data != nullptr ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+cudaError_t cudaFreeHost(void* data) {
+  free(data);
   return cudaSuccess;
 }
