@@ -52,4 +52,9 @@ struct Optimizer {
 };
 extern const Span<Optimizer> optimizers;
 
+// --- the dense layer: matrices by their steps alone, without a table of rows ---
+// `tf32` lets float32 be multiplied with ten bits of fraction.
+int linear_forward(const Queue&, Dtype, bool tf32, const Linear&);
+int linear_backward(const Queue&, Dtype, bool tf32, const LinearBackward&, const DropoutWork*);  // which may be null
+
 }  // namespace innerloop::cuda
