@@ -11,17 +11,28 @@
 namespace innerloop {
 namespace {
 
+const cuda::Activation& find(const cuda::Kernels& kernels, const std::string& name) {
+  const cuda::Activation* a = kernels.activations->begin();
+  while (name != a->name) a++;  // both lists are of the same rules
+  return *a;
+}
+
 py::object forward(py::handle called, py::handle x, const py::dict& given, py::handle out) {
   const std::string name = text(called, "activation name");
   const Activation& activation = find_activation(name);
   const ParameterValues parameters =
       parameter_values(name.c_str(), activation.parameters, activation.parameter_count, given);
-  Arguments arguments;
+  Arguments arguments(Devices::any);
   const Array ax = arguments.in(x, "x");
   check_floating(ax.view);
-  const Array ay = arguments.out(out, "out", ax.view.dtype, ax.view.dims());
+  const Array ay = arguments.out(out, "out", ax);
   Arguments::check_overlap(ay, ax, true);
-  if (reference_in_use()) {
+  if (DeviceCall* device = arguments.device()) {
+    const auto e = dense_elements({&ax, &ay});
+    device->launch([&](const cuda::Kernels& kernels, const cuda::Queue& queue) {
+      return find(kernels, name).forward(queue, ax.view.dtype, parameters.value, e);
+    });
+  } else if (reference_in_use()) {
     copy_into(ay, reference("activations").attr("ACTIVATIONS")[name.c_str()].attr("forward")(ax.owner, **given));
   } else {
     py::gil_scoped_release release;
@@ -36,7 +47,7 @@ py::object backward(py::handle called, py::handle dy, py::handle x, const py::di
   const Activation& activation = find_activation(name);
   const ParameterValues parameters =
       parameter_values(name.c_str(), activation.parameters, activation.parameter_count, given);
-  Arguments arguments;
+  Arguments arguments(Devices::any);
   const Array ady = arguments.in(dy, "dy");
   check_floating(ady.view);
   const bool from_output = activation.saves_output && !y.is_none();
@@ -50,10 +61,16 @@ py::object backward(py::handle called, py::handle dy, py::handle x, const py::di
   // What is given without being needed is still what it should be.
   if (from_output && !x.is_none()) checked(x, "x");
   if (!from_output && !y.is_none()) checked(y, "y");
-  const Array adx = arguments.out(out, "out", ady.view.dtype, ady.view.dims());
+  const Array adx = arguments.out(out, "out", ady);
   Arguments::check_overlap(adx, ady, true);
   Arguments::check_overlap(adx, saved, true);
-  if (reference_in_use()) {
+  if (DeviceCall* device = arguments.device()) {
+    const auto e = dense_elements({&ady, &saved, &adx});
+    device->launch([&](const cuda::Kernels& kernels, const cuda::Queue& queue) {
+      const cuda::Activation& a = find(kernels, name);
+      return (from_output ? a.backward : a.backward_from_input)(queue, ady.view.dtype, parameters.value, e);
+    });
+  } else if (reference_in_use()) {
     py::dict keywords(**given);
     if (from_output) keywords["y"] = saved.owner;
     copy_into(adx, reference("activations")
@@ -64,16 +81,6 @@ py::object backward(py::handle called, py::handle dy, py::handle x, const py::di
     activation_backward(activation, parameters.value, ady.view, saved.view, from_output, adx.view);
   }
   return arguments.result(adx);
-}
-
-// The numbers of a call, checked, for a backend of its own: (their values, whether the output is saved).
-py::tuple numbers(py::handle called, const py::dict& given) {
-  const std::string name = text(called, "activation name");
-  const Activation& a = find_activation(name);
-  const ParameterValues parameters = parameter_values(name.c_str(), a.parameters, a.parameter_count, given);
-  py::list values;
-  for (int i = 0; i < a.parameter_count; i++) values.append(parameters.value[i]);
-  return py::make_tuple(values, a.saves_output);
 }
 
 py::list list() {
@@ -109,9 +116,8 @@ py::array elementary(const std::string& name, const py::array& x) {
 
 void bind_activations(py::module_& m) {
   m.def("activations", &list, "(name, {parameter: default}, saves_output) of each, in the list's order");
-  def_on_any_device(m, "activation_forward", &forward);
-  def_on_any_device(m, "activation_backward", &backward);
-  m.def("activation_numbers", &numbers);
+  m.def("activation_forward", &forward);
+  m.def("activation_backward", &backward);
   m.def("elementary", &elementary);
 }
 

@@ -101,7 +101,10 @@ py::object as_ndarray(py::handle value, const char* name) {
   if (is_ndarray(value)) return object;
   py::object tensor = lent_tensor(value);
   if (tensor) return tensor;
-  go_over_if_on_device(value);
+  if (is_on_device(value)) {
+    throw OnDevice(std::string(name) +
+                   " must be an array that can be read in place on the CPU, got one of a CUDA device");
+  }
   return helper("to_numpy")(object, name);
 }
 
@@ -118,21 +121,34 @@ void read_view(py::handle ndarray, const char* name, TensorView& v) {
   }
 }
 
+Arguments::Arguments(Devices devices) : may_go_over(devices == Devices::any && direct) {}
+Arguments::~Arguments() = default;
+
 Array Arguments::in(py::handle value, const char* name) {
   py::object caller = py::reinterpret_borrow<py::object>(value);
-  if (is_ndarray(value)) return view_of(py::reinterpret_borrow<py::array>(value), caller, name);
+  if (on_device) return on_device->in(value, name);
+  if (is_ndarray(value)) {
+    may_go_over = false;
+    return view_of(py::reinterpret_borrow<py::array>(value), caller, name);
+  }
   if (direct) {
     Array borrowed{caller, caller, {}};
     borrowed.view.name = name;
     try {
       if (borrow_view(value, borrowed.view)) {
         if (!like) like = caller;
+        may_go_over = false;
         return borrowed;
       }
     } catch (const std::exception&) {  // to_numpy says why, and names the argument
     }
   }
-  go_over_if_on_device(value);
+  if (may_go_over && is_on_device(value)) {
+    on_device = std::make_unique<DeviceCall>();
+    like = caller;
+    return on_device->in(value, name);
+  }
+  may_go_over = false;
   py::array array = helper("to_numpy")(caller, name);
   if (!like && !py::isinstance<py::array>(caller)) like = caller;
   return view_of(array, caller, name);
@@ -147,6 +163,11 @@ Array Arguments::out(py::handle value, const char* name, Dtype dtype, const Shap
   return a;
 }
 
+Array Arguments::out(py::handle value, const char* name, const Array& input) {
+  if (value.is_none() && on_device) return on_device->fresh_like(input.caller);
+  return out(value, name, input.view.dtype, input.view.dims());
+}
+
 Array Arguments::fresh(Dtype dtype, const Shape& shape) {
   size_t bytes = dtype_size(dtype);
   for (int64_t n : shape) {
@@ -157,6 +178,7 @@ Array Arguments::fresh(Dtype dtype, const Shape& shape) {
       throw ValueError("a result of shape " + shape_text(shape) + " would not fit into memory");
     }
   }
+  if (on_device) return on_device->fresh(like, dtype, shape);
   if (direct && like) {
     Array made{{}, py::none(), {}};
     made.view.name = "out";
@@ -172,10 +194,13 @@ Array Arguments::fresh(Dtype dtype, const Shape& shape) {
 void Arguments::check_overlap(const Array& out, const Array& in, bool in_place) {
   if (out.caller.is_none() || !extents_overlap(out.view, in.view)) return;
   if (in_place && same_view(out.view, in.view)) return;
+  const auto refuse = [&] {
+    throw ValueError(std::string(out.view.name) + " must not overlap " + in.view.name +
+                     (in_place ? " unless it is the same view" : "") + ", got two views that share memory");
+  };
+  if (out.on_device) refuse();  // what kernels take there has no gaps
   const py::object first = as_ndarray(out.owner, out.view.name), second = as_ndarray(in.owner, in.view.name);
-  if (!helper("shares_memory")(first, second).cast<bool>()) return;
-  throw ValueError(std::string(out.view.name) + " must not overlap " + in.view.name +
-                   (in_place ? " unless it is the same view" : "") + ", got two views that share memory");
+  if (helper("shares_memory")(first, second).cast<bool>()) refuse();
 }
 
 void Arguments::check_outputs(std::initializer_list<const Array*> written, std::initializer_list<const Array*> read,
@@ -195,7 +220,7 @@ void Arguments::check_outputs(std::initializer_list<const Array*> written, std::
 
 py::object Arguments::result(const Array& array) const {
   if (!array.caller.is_none()) return array.caller;
-  if (!like || !is_ndarray(array.owner)) return array.owner;
+  if (!like || array.on_device || !is_ndarray(array.owner)) return array.owner;
   return helper("from_numpy")(array.owner, like);
 }
 

@@ -6,6 +6,7 @@
 #include <pybind11/pybind11.h>
 
 #include <initializer_list>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -20,6 +21,7 @@ struct Array {
   py::object owner;   // a numpy.ndarray over the same memory; or a tensor, where its library lends and takes them in C
   py::object caller;  // what the caller passed, or none for a fresh array
   TensorView view;
+  bool on_device = false;
 };
 
 // A numpy.ndarray over the memory of any library's array, itself if it is one; TypeError if it is no array.
@@ -30,14 +32,27 @@ void read_view(py::handle ndarray, const char* name, TensorView& view);
 // The reference backend, python/innerloop/reference, called as innerloop.reference.<noun>.<function>.
 bool reference_in_use();
 
+class DeviceCall;
+
+// Where a call's arrays may lie: what only the CPU has a kernel for refuses the others.
+enum class Devices { cpu, any };
+
 class Arguments {
  public:
-  // An input; TypeError if it is no array. `name` outlives the call.
+  explicit Arguments(Devices devices = Devices::cpu);
+  ~Arguments();
+
+  // An input; TypeError if it is no array, or lies elsewhere than those before it. `name` outlives the call.
   Array in(py::handle value, const char* name);
 
   // The caller's `out`, checked to be writeable, of this dtype and shape; or a fresh array if it is None.
   Array out(py::handle value, const char* name, Dtype dtype, const Shape& shape);
   Array fresh(Dtype dtype, const Shape& shape);
+  // The same, of the dtype and shape of an input; a fresh one of a device has its order of the axes, too.
+  Array out(py::handle value, const char* name, const Array& like);
+
+  // Null where the arrays lie on the CPU. Bindings of Devices::any ask before they call a kernel.
+  DeviceCall* device() const { return on_device.get(); }
 
   // Refuses an output that shares memory with an input, unless both are the same view and `in_place` allows that.
   static void check_overlap(const Array& out, const Array& in, bool in_place);
@@ -55,6 +70,8 @@ class Arguments {
  private:
   py::object like;                          // the first argument that is not NumPy's
   const bool direct = !reference_in_use();  // tensors stay tensors: what the reference gets are NumPy's arrays
+  bool may_go_over;                         // until the first array of the CPU
+  std::unique_ptr<DeviceCall> on_device;
 };
 
 // What an array that may be absent is to those who take pointers, and to Python.

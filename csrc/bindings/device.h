@@ -1,46 +1,89 @@
-// The one place where a call goes over to the GPU's module: the function of the same name and arguments in
-// innerloop._cuda is called where an argument turned out to be an array of a CUDA device.
+// A call whose arrays lie on a CUDA device: they are read here, and their work is queued on the kernels of
+// innerloop._cuda. All arrays of a call lie on one device and are used on one stream: that of their library, now.
 #pragma once
 
-#include <stdexcept>
+#include <memory>
+#include <optional>
 
 #include "bindings/arrays.h"
+#include "core/errors.h"
+#include "cuda/list.h"
 
 namespace innerloop {
 
-struct OnDevice : std::runtime_error {
-  using runtime_error::runtime_error;
+// A list of arrays holds one of a CUDA device: those who can serve it catch this.
+struct OnDevice : TypeError {
+  using TypeError::TypeError;
 };
 
-// Where the call in progress has a function in innerloop._cuda, and that is built, an array of a CUDA device throws
-// OnDevice. Asked of arrays that could not be read by the short ways, which pay nothing for it.
-void go_over_if_on_device(py::handle value);
+// Whether innerloop._cuda is built and this is an array of a CUDA device.
+bool is_on_device(py::handle value);
 
-// While one lives, this thread's call may go over.
-class MayGoOver {
+class DeviceCall {
  public:
-  MayGoOver();
-  ~MayGoOver();
-  MayGoOver(const MayGoOver&) = delete;
+  // TypeError for what is no array, or of the CPU; ValueError for an array of another device or stream than the first
+  // one's. `name` outlives the view.
+  Array in(py::handle value, const char* name);
+
+  // A fresh array of the library and on the device of `like`, in C order; or in the order of its axes.
+  Array fresh(py::handle like, Dtype dtype, const Shape& shape);
+  Array fresh_like(py::handle like);
+
+  // Queues work(kernels, queue), which returns a cudaError_t, on the arrays' stream, without the GIL.
+  template <class Work>
+  void launch(const Work& work) {
+    const Current current(*this);
+    int error;
+    {
+      py::gil_scoped_release release;
+      error = work(kernels, current.queue);
+    }
+    check(error);
+  }
+
+  DeviceCall();
+  DeviceCall(const DeviceCall&) = delete;
 
  private:
-  bool before;
+  // Makes the arrays' device the current one for as long as it lives.
+  struct Current {
+    explicit Current(const DeviceCall& call);
+    ~Current();
+    const DeviceCall& call;
+    int before = -1;
+    cuda::Queue queue;
+  };
+
+  void check(int error) const;  // a cudaError_t; RuntimeError unless it is none
+  void read_interface(const py::tuple& fields, TensorView& view, int& on) const;
+  void place(const TensorView& view, int on, std::optional<uintptr_t> used_on);
+
+  const cuda::Kernels& kernels;
+  std::string first;  // the name of the first array
+  int device = -1;
+  std::optional<uintptr_t> stream;
+  std::string streamed;  // the name of the array that it is of
 };
 
-// m.def(name, function) for what both modules have.
-template <class Result, class... Arguments, class... Extra>
-void def_on_any_device(py::module_& m, const char* name, Result (*function)(Arguments...), const Extra&... extra) {
-  m.def(
-      name,
-      [name, function](Arguments... arguments) -> py::object {
-        try {
-          MayGoOver scope;
-          return function(arguments...);
-        } catch (const OnDevice&) {
-        }
-        return py::module_::import("innerloop._cuda").attr(name)(arguments...);
-      },
-      extra...);
+// What the kernels ask of arrays. Dense: elements in some order of the axes without gaps, each at a multiple of its
+// size. Of the same order: axis by axis as another. Contiguous: dense in C order.
+void check_dense(const TensorView& t);
+void check_same_order(const TensorView& t, const TensorView& like);
+void check_contiguous(const TensorView& t);
+inline bool is_aligned(const TensorView& t) { return reinterpret_cast<uintptr_t>(t.data) % 16 == 0; }
+
+// Arrays of one shape, dtype and order, as elementwise kernels take them.
+template <size_t n>
+cuda::Elements<(int)n> dense_elements(const Array* const (&arrays)[n]) {
+  cuda::Elements<(int)n> e;
+  e.size = arrays[0]->view.size();
+  e.aligned = true;
+  for (size_t i = 0; i < n; i++) {
+    check_same_order(arrays[i]->view, arrays[0]->view);
+    e.data[i] = arrays[i]->view.data;
+    e.aligned &= is_aligned(arrays[i]->view);
+  }
+  return e;
 }
 
 }  // namespace innerloop

@@ -5,26 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "bindings/arrays.h"
-#include "core/optimizers.h"
+#include "bindings/optimizer_numbers.h"
 
 namespace innerloop {
-
-// What one step takes of each group, and of all together.
-struct StepNumbers {
-  struct Group {
-    ParameterValues values;
-    bool maximize;
-    double l1;
-  };
-  std::vector<Group> groups;
-  StepOptions options;
-};
-
-// The numbers of some steps: of the first, (a dict for each group, max_norm, grad_scale), and of those after it what
-// differs from it, ({name: [its value at each step]} for each group, [max_norm] or None, [grad_scale] or None). By
-// name, as a small network's batch feels each microsecond.
-std::vector<StepNumbers> read_steps(const Optimizer& optimizer, const py::tuple& first, const py::tuple& later);
 
 class BoundStep {
   struct Arrays;
@@ -54,5 +37,12 @@ class BoundStep {
  public:
   std::unique_ptr<OptimizerStep> work;
 };
+
+// The same over arrays of a CUDA device, of which states in fewer bits are refused. The norm is an array of the device.
+py::object step_on_device(const std::string& name, py::handle params, py::handle grads, const py::tuple& states,
+                          const py::list& group_list, py::handle max_norm, py::handle grad_scale, py::handle masters,
+                          py::handle scales);
+void check_on_device(py::handle params);  // as what optimizers step
+py::object clip_on_device(py::handle grads, double max_norm);
 
 }  // namespace innerloop

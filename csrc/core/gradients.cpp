@@ -116,9 +116,4 @@ void GradientNorm::multiply(Call& call, double factor) const {
   });
 }
 
-double clip_coefficient(double norm, double max_norm) {
-  const double coefficient = max_norm / (norm + 1e-6);
-  return coefficient > 1 ? 1 : coefficient;  // NaN stays
-}
-
 }  // namespace innerloop

@@ -6,6 +6,7 @@
 
 #include "core/call.h"
 #include "core/tensor.h"
+#include "rules/clipping.h"
 
 namespace innerloop {
 
@@ -40,9 +41,6 @@ class GradientNorm {
 
   double sum_squares(Call& call, double scale) const;
 };
-
-// What gradients of this norm are multiplied by: min(1, max_norm / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_.
-double clip_coefficient(double norm, double max_norm);
 
 extern const Parameter kMaxNorm;
 

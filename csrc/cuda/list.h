@@ -43,14 +43,51 @@ struct StepNumbers {
   const double* parameters;
   double step, factor, l1;  // factor and l1 as in StepScalars
 };
+// Arrays that are stepped with the same numbers, those computed in float32 apart from those in float64.
+struct StepGroup {
+  StepNumbers numbers;
+  unsigned used;
+  struct {
+    const StepArray* data;
+    int64_t count;
+  } arrays[2];  // [float64]
+};
+// Clipping by the norm of all gradients of a call, divided by grad_scale. The norm is written on the device.
+struct Clipping {
+  double max_norm, grad_scale;
+  char* norm;
+  bool float64;  // the norm's dtype, else float32
+};
 struct Optimizer {
   const char* name;
   int state_count;
   const State* states;
-  // Of arrays that are all computed in float64, or all in float32. Up to 416 are one launch.
-  int (*step)(const Queue&, bool float64, const StepNumbers&, unsigned used, const StepArray* arrays, int64_t count);
+  // Up to 416 arrays are one launch. `clipping` may be null.
+  int (*step)(const Queue&, const StepGroup* groups, int64_t count, const Clipping* clipping);
 };
 extern const Span<Optimizer> optimizers;
+// Gradients, as the operand 1 of arrays, multiplied in place.
+int clip(const Queue&, const StepGroup& gradients, const Clipping& clipping);
+
+// What checking a call's arrays asks of the driver. Each but the text returns a cudaError_t.
+struct Runtime {
+  const char* (*error_text)(int error);
+  bool (*is_absent)(int error);                       // there is no device, or no driver for it
+  int (*device_of)(const void* memory, int* device);  // -1: memory of the host
+  int (*current_device)(int* device);
+  int (*use_device)(int device);
+  int (*processors)(int device, int* count);
+};
+
+// All that innerloop._core calls of innerloop._cuda, which hands it over in a capsule.
+struct Kernels {
+  Runtime runtime;
+  const Span<Activation>* activations;
+  const Span<Optimizer>* optimizers;
+  int (*clip)(const Queue&, const StepGroup& gradients, const Clipping& clipping);
+};
+extern const Kernels kernels;
+constexpr const char* kKernelsCapsule = "innerloop.cuda.Kernels";
 
 // --- the dense layer: matrices by their steps alone, without a table of rows ---
 // `tf32` lets float32 be multiplied with ten bits of fraction.

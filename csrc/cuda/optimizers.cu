@@ -1,5 +1,5 @@
 // The optimizers' kernels: one launch for a whole list of arrays.
-#include "cuda/launch.h"
+#include "cuda/norm_scratch.h"
 #include "cuda/optimizers.h"
 
 namespace innerloop::cuda {
@@ -8,50 +8,46 @@ namespace {
 template <class T, unsigned Used, int States, class Step, class Batch>
 struct StepArrays {
   Step step;
-  GradientShare<T> share;
+  double factor, l1;
+  const double* coefficient;  // of clipping, or null
   Batch batch;
   HD void operator()(const Block& block) const {
-    step_arrays<T, Used, States, kBlock>(block.thread(), step, share, batch);
+    const double clipped = coefficient == nullptr ? factor : factor * *coefficient;
+    step_arrays<T, Used, States>(block, step, GradientShare<T>{T(clipped), T(l1)}, batch);
   }
 };
 
-// Queues the first launch of these arrays and takes them off the list.
-template <class Batch, class T, unsigned Used, int States, class Step>
-int launch_first(const Queue& queue, const Step& step, const GradientShare<T>& share, const StepArray*& arrays,
-                 int64_t& count) {
-  StepArrays<T, Used, States, Step, Batch> body{step, share, {}};
-  Batch& batch = body.batch;
-  const int taken = fill<T>(batch, arrays, count);
-  arrays += taken;
-  count -= taken;
-  if (taken == 0) return cudaErrorInvalidValue;  // 2^44 elements
-  if (batch.tiles == 0) return cudaSuccess;
-  return launch<kBlock>(queue, blocks_for(queue, (int64_t)batch.tiles * kBlock), body);
-}
-
 template <class Rule, class T>
-int step_in(const Queue& queue, const StepNumbers& numbers, unsigned used, const StepArray* arrays, int64_t count) {
+int step_in(const Queue& queue, const StepGroup& group, const double* coefficient) {
   using Step = typename Rule::template Step<T>;
-  constexpr int states = StatesOf<Rule>::count;
+  const StepNumbers& numbers = group.numbers;
   const Step step(make_rule<Rule>(numbers.parameters), numbers.step);
-  const GradientShare<T> share = {T(numbers.factor), T(numbers.l1)};
+  const auto& arrays = group.arrays[sizeof(T) == sizeof(double)];
   int error = cudaSuccess;
-  with_used<Rule>(used, [&](auto u) {
-    constexpr unsigned set = decltype(u)::value;
-    while (count > 0 && error == cudaSuccess) {
-      error = count <= SmallBatch::capacity
-                  ? launch_first<SmallBatch, T, set, states>(queue, step, share, arrays, count)
-                  : launch_first<LargeBatch, T, set, states>(queue, step, share, arrays, count);
-    }
+  with_used<Rule>(group.used, [&](auto used) {
+    error = in_batches<T>(arrays.data, arrays.count, [&](const auto& batch) {
+      using Body = StepArrays<T, decltype(used)::value, StatesOf<Rule>::count, Step, std::decay_t<decltype(batch)>>;
+      return launch<kBlock>(queue, blocks_for(queue, (int64_t)batch.tiles * kBlock),
+                            Body{step, numbers.factor, numbers.l1, coefficient, batch});
+    });
   });
   return error;
 }
 
 template <class Rule>
-int step(const Queue& queue, bool float64, const StepNumbers& numbers, unsigned used, const StepArray* arrays,
-         int64_t count) {
-  return float64 ? step_in<Rule, double>(queue, numbers, used, arrays, count)
-                 : step_in<Rule, float>(queue, numbers, used, arrays, count);
+int step(const Queue& queue, const StepGroup* groups, int64_t count, const Clipping* clipping) {
+  NormScratch norm(queue, groups, clipping == nullptr ? 0 : count);
+  const double* coefficient = nullptr;
+  int error = cudaSuccess;
+  if (clipping != nullptr) {
+    error = norm.run(queue, groups, count, *clipping);
+    coefficient = norm.coefficient();
+  }
+  for (int64_t g = 0; g < count && error == cudaSuccess; g++) {
+    error = step_in<Rule, float>(queue, groups[g], coefficient);
+    if (error == cudaSuccess) error = step_in<Rule, double>(queue, groups[g], coefficient);
+  }
+  return error;
 }
 
 template <class... Rules>

@@ -97,7 +97,7 @@ def to_numpy(value: Any, name: str) -> np.ndarray:
         kind += f" of {value.dtype}" if hasattr(value, "dtype") else ""
         text = f"{name} must be an array that can be read in place on the CPU, got {kind}: {error}"
         if is_on_cuda(value) and cuda_module() is not None:
-            text += "; innerloop._cuda has no kernel for this call"
+            text += "; arrays of CUDA devices go together, to what innerloop._cuda has a kernel for"
         raise TypeError(text) from error
 
 

@@ -1,10 +1,7 @@
-"""The module for CUDA devices, absent unless built: functions of `innerloop._core`, again."""
+"""The kernels for CUDA devices, absent unless built: called by `innerloop._core`."""
 
 from typing import Any
 
+kernels: Any
+
 def status() -> str: ...
-def activation_forward(name: str, x: Any, parameters: dict[str, Any], out: Any, /) -> Any: ...
-def activation_backward(
-    name: str, dy: Any, x: Any, parameters: dict[str, Any], y: Any, out: Any, /
-) -> Any: ...
-def optimizer_step(*args: Any) -> None: ...

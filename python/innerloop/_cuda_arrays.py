@@ -57,11 +57,27 @@ def lend(value: Any, name: str) -> tuple[Any, Any, int | None, bool]:
     return value, fields, interface.get("stream"), writeable
 
 
-def empty_like(value: Any, name: str) -> Any:
-    """Return a fresh array of `value`'s library, dtype, shape, order and device."""
-    make = getattr(library_of(value), "empty_like", None)
+def _maker(value: Any, name: str) -> Any:
+    make = getattr(library_of(value), name, None)
     if make is None:
         raise TypeError(
-            f"{name} must be given for arrays of {type(value).__module__}, which has no empty_like"
+            f"out must be given for arrays of {type(value).__module__}, which has no {name}"
         )
-    return make(value)
+    return make
+
+
+def empty_like(value: Any) -> Any:
+    """Return a fresh array of `value`'s library, dtype, shape, order and device."""
+    return _maker(value, "empty_like")(value)
+
+
+def empty(value: Any, dtype: str, shape: list[int]) -> Any:
+    """Return a fresh array of `value`'s library and device, in C order."""
+    make, library = _maker(value, "empty"), library_of(value)
+    kind = getattr(library, dtype, None)
+    if kind is None:
+        raise TypeError(f"{type(value).__module__} has no dtype {dtype} for a result")
+    if hasattr(value.device, "__enter__"):  # CuPy's devices are contexts, and empty takes none
+        with value.device:
+            return make(tuple(shape), dtype=kind)
+    return make(tuple(shape), dtype=kind, device=value.device)

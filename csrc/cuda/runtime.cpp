@@ -1,0 +1,39 @@
+// The table that innerloop._core calls, and what it asks of the driver.
+#include <cuda_runtime_api.h>
+
+#include "cuda/list.h"
+
+namespace innerloop::cuda {
+namespace {
+
+const char* error_text(int error) { return cudaGetErrorString((cudaError_t)error); }
+
+bool is_absent(int error) { return error == cudaErrorNoDevice || error == cudaErrorInsufficientDriver; }
+
+// An error is forgotten, unless the context is lost: the next call is not to find it.
+int forget(cudaError_t error) {
+  if (error != cudaSuccess) cudaGetLastError();
+  return error;
+}
+
+int device_of(const void* memory, int* device) {
+  cudaPointerAttributes attributes;
+  const int error = forget(cudaPointerGetAttributes(&attributes, memory));
+  if (error != cudaSuccess) return error;
+  const bool on_device = attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
+  *device = on_device ? attributes.device : -1;
+  return cudaSuccess;
+}
+
+int current_device(int* device) { return forget(cudaGetDevice(device)); }
+int use_device(int device) { return forget(cudaSetDevice(device)); }
+int processors(int device, int* count) {
+  return forget(cudaDeviceGetAttribute(count, cudaDevAttrMultiProcessorCount, device));
+}
+
+}  // namespace
+
+const Kernels kernels = {
+    {error_text, is_absent, device_of, current_device, use_device, processors}, &activations, &optimizers, clip};
+
+}  // namespace innerloop::cuda
