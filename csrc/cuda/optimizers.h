@@ -10,7 +10,7 @@ template <class T, unsigned Used, int States, class Step, class Batch>
 HD void step_arrays(const Block& block, const Step& step, const GradientShare<T>& share, const Batch& batch) {
   using V = Vec<T, 1>;
   constexpr int N = 16 / sizeof(T);
-  for_tiles<T>(block, batch, [&](const StepArray& array, uint32_t tile, int64_t begin) {
+  for_tiles<T>(block, batch, [&](const StepArray& array, uint32_t, int64_t begin) {
     for_pieces<T>(block, array, begin, [&](int64_t first, int count, bool whole) {
       V p[N], g[N], state[States + 1][N];  // one more, as there may be none
       load_stored<T, N>(array.data[0], first, array.param, whole, count, p);

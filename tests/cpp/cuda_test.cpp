@@ -126,8 +126,9 @@ void test_optimizer(const cuda::Optimizer& gpu, const Case& c) {
     arrays.push_back(array);
   }
   work.run();
-  const cuda::StepNumbers numbers = {parameters, c.step, scalars.factor, scalars.l1};
-  expect_success(gpu.name, gpu.step(queue, wide, numbers, used, arrays.data(), (int64_t)arrays.size()));
+  cuda::StepGroup group = {{parameters, c.step, scalars.factor, scalars.l1}, used, {}};
+  group.arrays[wide] = {arrays.data(), (int64_t)arrays.size()};
+  expect_success(gpu.name, gpu.step(queue, &group, 1, nullptr));
   for (size_t i = 0; i < got.size(); i++) {
     expect_same(std::string(gpu.name) + "_step, " + c.name + ", array " + std::to_string(i), *got[i], *want[i]);
   }

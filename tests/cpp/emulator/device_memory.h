@@ -11,6 +11,7 @@ constexpr int kProcessors = 3;  // few, so that arrays need not be large for a t
 // The device's arrays, as memory.h has them. release() ends the program where something was written beside one.
 void* allocate(size_t bytes, size_t alignment);
 void release(void* data);
+bool holds(void* data);  // nothing was written beside it
 int64_t array_count();
 // From now on, so many allocations succeed; all if negative.
 void fail_after(int64_t allocations);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <ucontext.h>
 
+#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -200,6 +201,8 @@ class Fibres {
 
 thread_local Fibres* Fibres::starting = nullptr;
 
+std::atomic<int64_t> launches{0};
+
 Fibres& here() {
   static thread_local auto fibres = std::make_unique<Fibres>();
   return *fibres;
@@ -210,9 +213,12 @@ Fibres& here() {
 int run(const Launch& launch) {
   if (launch.blocks < 0 || launch.blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
   if (launch.shared > kMostShared) return cudaErrorInvalidValue;
+  launches++;
   here().run(launch);
   return cudaSuccess;
 }
+
+int64_t launch_count() { return launches; }
 
 void sync() { here().sync(); }
 

@@ -28,6 +28,7 @@ struct Launch {
 // orders that change from wait to wait. Memory of a block begins as NaNs. What would hang a GPU, or is written beside a
 // block's memory, ends the program with a message. -> cudaError_t
 int run(const Launch&);
+int64_t launch_count();  // so far
 
 // For the thread that runs now: waits for all of its block.
 void sync();

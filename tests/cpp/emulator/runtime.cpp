@@ -41,6 +41,11 @@ void release(void* data) {
   arrays.erase(found);
 }
 
+bool holds(void* data) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  return arrays.at(static_cast<char*>(data)).holds();
+}
+
 int64_t array_count() {
   const std::lock_guard<std::mutex> lock(mutex);
   return (int64_t)arrays.size();
