@@ -2,6 +2,7 @@
 #include "cuda/launch.h"
 #include "cuda/linear_derivative.h"
 #include "cuda/linear_simt.h"
+#include "cuda/linear_tensor.h"
 
 namespace innerloop::cuda {
 namespace {
@@ -39,15 +40,73 @@ int multiply_simt(const Queue& queue, const Product& p) {
   return launch_tiles(queue, small, small.tiles());
 }
 
+#ifdef INNERLOOP_CUTLASS
+constexpr bool kHasTensorCores = true;
+#else
+constexpr bool kHasTensorCores = false;
+#endif
+
+#ifdef INNERLOOP_CUTLASS_HOPPER
+bool is_hopper() {
+  int device, major;
+  return cudaGetDevice(&device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major == 9;
+}
+#else
+constexpr bool is_hopper() { return false; }
+#endif
+
+template <class S>
+int multiply_tensor(const Queue& queue, Dtype dtype, bool hopper, const TensorProduct& p) {
+  (void)queue, (void)dtype, (void)hopper, (void)p;
+#ifdef INNERLOOP_CUTLASS
+  if constexpr (sizeof(S) == 4) return multiply_tf32(queue, p);
+#endif
+#ifdef INNERLOOP_CUTLASS_HOPPER
+  if (hopper) return (dtype == Dtype::bf16 ? multiply_hopper_bf16 : multiply_hopper_f16)(queue, p);
+#endif
+#ifdef INNERLOOP_CUTLASS_HALF
+  return multiply_half(queue, dtype, p);
+#endif
+  return kNotServed;
+}
+
+// By tensor cores, where they can; dropout, and on Hopper the activation, is another pass over what they left.
+template <class S>
+int multiply_fast(const Queue& queue, Dtype dtype, const Product& p) {
+  const bool hopper = sizeof(S) == 2 && is_hopper(), kept = p.z.data != nullptr, sums_kept = kept && !p.keeps_output;
+  const bool pass = p.drop.wanted || (hopper && (kept || !is_identity(p.act)));
+  Product sums = p;
+  if (pass) {
+    sums.act = identity();
+    sums.drop = {};
+    sums.y = sums_kept ? p.z : p.y;
+    sums.z = {};
+  }
+  TensorProduct t;
+  if ((pass && p.accumulate) || !fits_tensor_cores(sums, sizeof(S), t)) return kNotServed;
+  const int error = multiply_tensor<S>(queue, dtype, hopper, t);
+  if (error != cudaSuccess || !pass) return error;
+  const FinishPass<S> rest(p.m, p.n, sums.y, p.y, sums_kept ? Matrix{} : p.z, p.act, p.drop);
+  return launch_tiles(queue, rest, rest.tasks());
+}
+
+template <class S>
 int multiply(const Queue& queue, Dtype dtype, bool tf32, const Product& given) {
   // What is written side by side along columns is written as rows of the transposed.
-  const ptrdiff_t item = dtype == Dtype::f64 ? 8 : dtype == Dtype::f32 ? 4 : 2;
-  (void)tf32;
-  const Product p = given.y.row == item && given.y.column != item ? transposed(given) : given;
-  return with_elements(dtype, [&](auto s) { return multiply_simt<decltype(s)>(queue, p); });
+  const Product p = given.y.row == sizeof(S) && given.y.column != sizeof(S) ? transposed(given) : given;
+  if constexpr (sizeof(S) < 8) {
+    if (kHasTensorCores && (sizeof(S) == 2 || tf32)) {
+      const int served = multiply_fast<S>(queue, dtype, p);
+      if (served != kNotServed) return served;
+    }
+  }
+  return multiply_simt<S>(queue, p);
 }
 
 }  // namespace
+
+const bool has_tensor_cores = kHasTensorCores;
 
 int linear_forward(const Queue& queue, Dtype dtype, bool tf32, const Linear& l) {
   Product p = {};
@@ -62,7 +121,7 @@ int linear_forward(const Queue& queue, Dtype dtype, bool tf32, const Linear& l) 
   p.act = make_act(l.activation, l.parameters);
   p.drop = make_drop(l.dropout, l.n, 1);
   p.keeps_output = l.keeps_output;
-  return multiply(queue, dtype, tf32, p);
+  return with_elements(dtype, [&](auto s) { return multiply<decltype(s)>(queue, dtype, tf32, p); });
 }
 
 int linear_backward(const Queue& queue, Dtype dtype, bool tf32, const LinearBackward& l, const DropoutWork* dropout) {
@@ -95,7 +154,7 @@ int linear_backward(const Queue& queue, Dtype dtype, bool tf32, const LinearBack
       p.b = dz;
       p.y = l.dw;
       p.accumulate = l.accumulate_dw;
-      error = multiply(queue, dtype, tf32, p);
+      error = multiply<S>(queue, dtype, tf32, p);
     }
     if (error == cudaSuccess && !l.without_dx) {
       p.m = l.m;
@@ -105,7 +164,7 @@ int linear_backward(const Queue& queue, Dtype dtype, bool tf32, const LinearBack
       p.b = transposed(l.w);
       p.y = l.dx;
       p.accumulate = l.accumulate_dx;
-      error = multiply(queue, dtype, tf32, p);
+      error = multiply<S>(queue, dtype, tf32, p);
     }
     return error;
   });

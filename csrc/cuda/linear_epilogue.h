@@ -83,6 +83,7 @@ inline Act make_act(int number, const double* parameters) {
   return act;
 }
 inline Act identity() { return {ByNumber<Activations>::of<Identity>(), {}}; }
+inline bool is_identity(const Act& act) { return act.number == identity().number; }
 
 template <class T, int N>
 struct Activate {

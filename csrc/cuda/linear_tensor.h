@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/linear_product.h"
+#include "cuda/threads.h"
 
 namespace innerloop::INNERLOOP_ISA {
 
@@ -58,9 +59,64 @@ inline bool fits_tensor_cores(const Product& p, ptrdiff_t item, TensorProduct& t
   return true;
 }
 
-// Each queues it where the device is one that it is for, else does nothing; -> cudaError_t, or kNotServed.
+// Each queues it; -> cudaError_t, or kNotServed: then nothing was queued. Those for Hopper know neither act nor z.
 constexpr int kNotServed = -1;
-int multiply_sm90(const Queue& queue, Dtype dtype, const TensorProduct& p);  // half precision on Hopper
-int multiply_sm80(const Queue& queue, Dtype dtype, const TensorProduct& p);  // and float32 as tf32, from Ampere on
+int multiply_tf32(const Queue& queue, const TensorProduct& p);
+int multiply_half(const Queue& queue, Dtype dtype, const TensorProduct& p);
+int multiply_hopper_bf16(const Queue& queue, const TensorProduct& p);
+int multiply_hopper_f16(const Queue& queue, const TensorProduct& p);
+
+// What follows a product that did not do it: y = drop(act(sums)), and z gets act(sums) if it has data. Blocks take 16
+// rows by 32 pieces of neighbouring columns. y or z may be sums.
+template <class S>
+class FinishPass {
+  using V = typename ComputedAs<S>::type;
+  static constexpr int kPiece = 16 / sizeof(S), kRows = 8, kAhead = 2, kColumns = kWarp * kPiece;
+  using Part = Lanes<typename V::scalar, kPiece>;
+
+ public:
+  static constexpr int threads = kRows * kWarp;
+  static constexpr size_t shared_bytes = 0;
+
+  FinishPass(int64_t m, int64_t n, const Matrix& sums, const Matrix& y, const Matrix& z, const Act& act,
+             const Drop& drop)
+      : m(m), n(n), sums(sums), y(y), z(z), act(act), drop(drop) {
+    auto pieces = [](const Matrix& x) { return in_pieces(x.data, x.column, x.row, sizeof(S), 16); };
+    sums_pieces = pieces(sums);
+    y_pieces = pieces(y);
+    z_pieces = pieces(z);
+  }
+  HD int64_t strips() const { return (n + kColumns - 1) / kColumns; }
+  HD int64_t tasks() const { return (m + kRows * kAhead - 1) / (kRows * kAhead) * strips(); }
+
+  HD void operator()(const Block& block) const {
+    for (int64_t task = block.index; task < tasks(); task += block.count) {
+      const int64_t i = task / strips() * (kRows * kAhead) + block.lane / kWarp;
+      const int64_t j = task % strips() * kColumns + block.lane % kWarp * kPiece;
+      const int count = n - j >= kPiece ? kPiece : n > j ? (int)(n - j) : 0;
+      Part part[kAhead];
+      INNERLOOP_UNROLL
+      for (int a = 0; a < kAhead; a++) {
+        load_lanes<S>(sums, sums_pieces, i + a * kRows, j, i + a * kRows < m ? count : 0, part[a]);
+      }
+      INNERLOOP_UNROLL
+      for (int a = 0; a < kAhead; a++) {
+        const int64_t row = i + a * kRows;
+        if (row >= m || count == 0) continue;
+        part[a] = activate(act, part[a]);
+        if (z.data != nullptr) store_lanes<S>(part[a], z, z_pieces, row, j, count);
+        if (drop.wanted) part[a] = innerloop::INNERLOOP_ISA::drop(drop, row, j, part[a]);
+        store_lanes<S>(part[a], y, y_pieces, row, j, count);
+      }
+    }
+  }
+
+ private:
+  int64_t m, n;
+  Matrix sums, y, z;
+  bool sums_pieces, y_pieces, z_pieces;
+  Act act;
+  Drop drop;
+};
 
 }  // namespace innerloop::INNERLOOP_ISA

@@ -69,6 +69,12 @@ extern const Span<Optimizer> optimizers;
 // Gradients, as the operand 1 of arrays, multiplied in place.
 int clip(const Queue&, const StepGroup& gradients, const Clipping& clipping);
 
+// The dense layer, of matrices by their steps alone, without a table of rows. `tf32` lets float32 be multiplied with
+// ten bits of fraction. Of half precision, dz is rounded before the two products of the backward pass.
+int linear_forward(const Queue&, Dtype, bool tf32, const Linear&);
+int linear_backward(const Queue&, Dtype, bool tf32, const LinearBackward&, const DropoutWork*);  // which may be null
+extern const bool has_tensor_cores;  // products run on them where they can: CUTLASS was at hand when this was built
+
 // What checking a call's arrays asks of the driver. Each but the text returns a cudaError_t.
 struct Runtime {
   const char* (*error_text)(int error);
@@ -85,13 +91,11 @@ struct Kernels {
   const Span<Activation>* activations;
   const Span<Optimizer>* optimizers;
   int (*clip)(const Queue&, const StepGroup& gradients, const Clipping& clipping);
+  bool has_tensor_cores;
+  int (*linear_forward)(const Queue&, Dtype, bool tf32, const Linear&);
+  int (*linear_backward)(const Queue&, Dtype, bool tf32, const LinearBackward&, const DropoutWork*);
 };
 extern const Kernels kernels;
 constexpr const char* kKernelsCapsule = "innerloop.cuda.Kernels";
-
-// --- the dense layer: matrices by their steps alone, without a table of rows ---
-// `tf32` lets float32 be multiplied with ten bits of fraction.
-int linear_forward(const Queue&, Dtype, bool tf32, const Linear&);
-int linear_backward(const Queue&, Dtype, bool tf32, const LinearBackward&, const DropoutWork*);  // which may be null
 
 }  // namespace innerloop::cuda

@@ -33,7 +33,12 @@ int processors(int device, int* count) {
 
 }  // namespace
 
-const Kernels kernels = {
-    {error_text, is_absent, device_of, current_device, use_device, processors}, &activations, &optimizers, clip};
+const Kernels kernels = {{error_text, is_absent, device_of, current_device, use_device, processors},
+                         &activations,
+                         &optimizers,
+                         clip,
+                         has_tensor_cores,
+                         linear_forward,
+                         linear_backward};
 
 }  // namespace innerloop::cuda

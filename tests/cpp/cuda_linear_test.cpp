@@ -5,6 +5,7 @@
 #include "core/linear.h"
 #include "cuda_support.h"
 // in the namespace that it names
+#include "cuda/linear_tensor.h"
 #include "cuda/storage.h"
 
 using namespace innerloop;
@@ -232,6 +233,95 @@ void test_accumulate(Dtype dtype) {
   dw.expect("dw in chunks");
 }
 
+// What tensor cores are told of a product, done as they would do it.
+void multiply_as_told(const cuda::TensorProduct& t) {
+  const auto *a = static_cast<const float*>(t.a), *b = static_cast<const float*>(t.b);
+  const auto* bias = static_cast<const float*>(t.bias);
+  auto *y = static_cast<float*>(t.y), *z = static_cast<float*>(t.z);
+  for (int64_t i = 0; i < t.m; i++) {
+    for (int64_t j = 0; j < t.n; j++) {
+      float sum = t.accumulate ? y[i * t.y_step + j] : 0;
+      for (int64_t k = 0; k < t.k; k++) {
+        sum = fmaf(a[t.a_by_columns ? k * t.a_step + i : i * t.a_step + k],
+                   b[t.b_by_columns ? j * t.b_step + k : k * t.b_step + j], sum);
+      }
+      if (bias != nullptr) sum += bias[j];
+      if (z != nullptr) z[i * t.z_step + j] = sum;
+      cuda::Lanes<float, 1> one = {sum};
+      y[i * t.y_step + j] = cuda::activate(t.act, one).lane[0].v;
+    }
+  }
+}
+
+void test_told(const Case& c, bool fits) {
+  Operand x(c, c.m, c.k, c.x_by_columns), w(c, c.k, c.n, c.w_by_columns), b(c, 1, c.n, false);
+  x.fill(c, 1);
+  w.fill(c, 2);
+  b.fill(c, 3);
+  Operand y(c, c.m, c.n, false), z(c, c.m, c.n, false);
+  TensorView bias = b.wide.view;
+  const TensorView want_y = y.wide_view(), want_z = z.wide_view();
+  Weight weight;
+  weight.view = w.wide_view();
+  const Activation& activation = find_activation(c.activation);
+  linear_forward(activation, nullptr, x.wide_view(), weight, c.bias ? &bias : nullptr, want_y, &want_z);
+  cuda::Product p = {};
+  p.m = c.m;
+  p.n = c.n;
+  p.k = c.k;
+  p.a = x.matrix();
+  p.b = w.matrix();
+  p.y = y.matrix();
+  p.z = z.matrix();
+  if (c.bias) p.bias = {b.buffer.data(), 0, sizeof(float), nullptr, Storage::full};
+  while (strcmp(kernels().activations->data[p.act.number].name, c.activation) != 0) p.act.number++;
+  cuda::TensorProduct told;
+  compared++;
+  if (cuda::fits_tensor_cores(p, sizeof(float), told) != fits && ++failures <= 20) {
+    printf("DIFFERS: %s is %staken by tensor cores\n", c.name().c_str(), fits ? "not " : "");
+  }
+  if (!fits) return;
+  multiply_as_told(told);
+  y.expect(c.name() + ", y as told");
+  z.expect(c.name() + ", z as told");
+}
+
+void test_told() {
+  for (int orders = 0; orders < 4; orders++) {
+    const bool x = orders & 1, w = orders & 2;
+    test_told({Dtype::f32, 12, 20, 8, "silu", x, w}, !(x && w));
+    test_told({Dtype::f32, 9, 20, 8, "tanh", x, w, false, true, false}, !x);
+    test_told({Dtype::f32, 12, 20, 8, "silu", x, w, false, false}, false);
+    test_told({Dtype::f32, 12, 21, 8, "silu", x, w}, false);
+    test_told({Dtype::f32, 12, 20, 7, "silu", x, w}, x && !w);
+    test_told({Dtype::f32, 12, 20, 0, "silu", x, w}, false);
+  }
+}
+
+// The pass that follows where tensor cores did the product alone, in place and not.
+template <class S>
+void test_finish(Dtype dtype, int64_t m, int64_t n, bool dropped) {
+  const Case c = {dtype, m, n, 0};
+  const std::string name = "finish of " + std::to_string(m) + " x " + std::to_string(n);
+  Operand sums(c, m, n, false), y(c, m, n, false), z(c, m, n, false);
+  sums.fill(c, 5);
+  const DropoutWork work = {7, 8, 0.3};
+  const TensorView z_view = z.wide_view(), y_view = y.wide_view();
+  activation_forward(find_activation("gelu"), nullptr, sums.wide_view(), z_view);
+  innerloop::dropout(dropped ? work : DropoutWork{0, 0, 0}, z_view, y_view);
+  int number = 0;
+  while (strcmp(kernels().activations->data[number].name, "gelu") != 0) number++;
+  const cuda::FinishPass<S> apart(m, n, sums.matrix(), y.matrix(), z.matrix(), cuda::make_act(number, nullptr),
+                                  cuda::make_drop(dropped ? &work : nullptr, n, 1));
+  expect_success(name, cuda::launch<cuda::FinishPass<S>::threads>(queue, 2, apart));
+  y.expect(name + ", y");
+  z.expect(name + ", z");
+  const cuda::FinishPass<S> in_place(m, n, sums.matrix(), sums.matrix(), {}, cuda::make_act(number, nullptr),
+                                     cuda::make_drop(dropped ? &work : nullptr, n, 1));
+  expect_success(name, cuda::launch<cuda::FinishPass<S>::threads>(queue, 2, in_place));
+  expect_same(name + ", in place", sums.buffer, y.buffer);
+}
+
 }  // namespace
 
 int main() {
@@ -265,5 +355,12 @@ int main() {
   test({Dtype::bf16, 700, 300, 9, "silu"});
   test_accumulate(Dtype::f32);
   test_accumulate(Dtype::f64);
+  test_told();
+  for (const bool dropped : {false, true}) {
+    for (const int64_t n : {1, 8, 259, 520}) {
+      test_finish<cuda::Bfloat16>(Dtype::bf16, 50, n, dropped);
+      test_finish<float>(Dtype::f32, 33, n, dropped);
+    }
+  }
   return report();
 }
