@@ -37,7 +37,7 @@ def not_checked() -> Iterator[None]:
 
 def numbers(shape: tuple[int, ...], dtype: str, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    return (rng.normal(size=shape) * 3).astype(getattr(device, dtype))
+    return np.asarray(rng.normal(size=shape) * 3, getattr(device, dtype))
 
 
 def close(actual: Any, want: Any, dtype: str) -> None:
