@@ -120,6 +120,11 @@ struct RowLoss {
 };
 int softmax_cross_entropy(const Queue&, const RowLoss&, double label_smoothing, double z_loss);
 int nll_loss(const Queue&, const RowLoss&);
+// The dense layer, of matrices by their steps alone, without a table of rows. `tf32` lets float32 be multiplied with
+// ten bits of fraction. Of half precision, dz is rounded before the two products of the backward pass.
+int linear_forward(const Queue&, Dtype, bool tf32, const Linear&);
+int linear_backward(const Queue&, Dtype, bool tf32, const LinearBackward&, const DropoutWork*);  // which may be null
+extern const bool has_tensor_cores;  // products run on them where they can: CUTLASS was at hand when this was built
 
 // What checking a call's arrays asks of the driver. Each but the text returns a cudaError_t.
 struct Runtime {
@@ -141,6 +146,9 @@ struct Kernels {
   int (*softmax_cross_entropy)(const Queue&, const RowLoss&, double label_smoothing, double z_loss);
   int (*nll_loss)(const Queue&, const RowLoss&);
   int (*take_fault)(const Queue&, bool wait, Fault*);
+  bool has_tensor_cores;
+  int (*linear_forward)(const Queue&, Dtype, bool tf32, const Linear&);
+  int (*linear_backward)(const Queue&, Dtype, bool tf32, const LinearBackward&, const DropoutWork*);
 };
 extern const Kernels kernels;
 constexpr const char* kKernelsCapsule = "innerloop.cuda.Kernels";

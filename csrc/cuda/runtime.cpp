@@ -40,6 +40,9 @@ const Kernels kernels = {{error_text, is_absent, device_of, current_device, use_
                          &softmaxes,
                          softmax_cross_entropy,
                          nll_loss,
-                         take_fault};
+                         take_fault,
+                         has_tensor_cores,
+                         linear_forward,
+                         linear_backward};
 
 }  // namespace innerloop::cuda
