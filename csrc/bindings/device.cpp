@@ -11,6 +11,7 @@
 #include "bindings/dlpack_protocol.h"
 #include "bindings/numbers.h"
 #include "core/checks.h"
+#include "core/dispatch.h"
 #include "core/rows.h"
 
 namespace innerloop {
@@ -128,6 +129,13 @@ bool is_checked() { return checked.load(std::memory_order_relaxed); }
 
 void DeviceCall::refuse(const cuda::Fault& fault, const char* call) {
   if (fault.none()) return;
+  if (fault.is_prediction()) {
+    const double* const range = innerloop::kernels().elementwise_losses->begin()[fault.loss()].pred_range;
+    double got;
+    memcpy(&got, &fault.label, sizeof got);
+    throw ValueError("pred of " + std::string(call) + " must lie in [" + number_text(range[0]) + ", " +
+                     number_text(range[1]) + "], got " + number_text(got) + ", whose loss is NaN");
+  }
   const std::string label = fault.is_unsigned() ? std::to_string((uint64_t)fault.label) : std::to_string(fault.label);
   throw IndexError("target of " + std::string(call) + " must hold class labels from 0 to " +
                    std::to_string(fault.classes()) + ", that one excluded, or ignore_index; got " + label +

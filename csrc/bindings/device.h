@@ -2,6 +2,8 @@
 // innerloop._cuda. All arrays of a call lie on one device and are used on one stream: that of their library, now.
 #pragma once
 
+#include <string.h>
+
 #include <memory>
 #include <optional>
 
@@ -83,6 +85,14 @@ void check_dense(const TensorView& t);
 void check_same_order(const TensorView& t, const TensorView& like);
 void check_contiguous(const TensorView& t);
 inline bool is_aligned(const TensorView& t) { return reinterpret_cast<uintptr_t>(t.data) % 16 == 0; }
+
+// The entry of the CPU's name in one of the kernels' lists, which are of the same rules.
+template <class Entry>
+const Entry& find_kernel(const Span<Entry>& list, const char* name) {
+  const Entry* entry = list.begin();
+  while (strcmp(entry->name, name) != 0) entry++;
+  return *entry;
+}
 
 // Arrays of one shape, dtype and order, as elementwise kernels take them.
 template <size_t n>
