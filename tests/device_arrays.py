@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -38,7 +37,7 @@ def memory() -> Any:
     size, pointer = ctypes.c_size_t, ctypes.c_void_p
     for name, result, *arguments in (
         ("allocate", pointer, size, size),
-        ("release", None, pointer),
+        ("release", ctypes.c_bool, pointer),
         ("holds", ctypes.c_bool, pointer),
         ("array_count", ctypes.c_int64),
         ("fail_after", None, ctypes.c_int64),
@@ -63,11 +62,15 @@ class _Block:
     """Memory of the device."""
 
     def __init__(self, size: int, alignment: int) -> None:
+        self.release = memory().emulator_release
         self.address = memory().emulator_allocate(size, alignment)
         if self.address is None:
             raise MemoryError("the emulated device has no more memory")
         self.size = size
-        weakref.finalize(self, memory().emulator_release, self.address)
+
+    def __del__(self) -> None:
+        if self.address is not None and not self.release(self.address):
+            raise AssertionError("something was written beside an array")
 
 
 class DeviceArray:
