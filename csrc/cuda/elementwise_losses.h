@@ -85,7 +85,7 @@ struct TakesRange<Rule, std::void_t<decltype(Rule::pred_range)>> : std::true_typ
 
 // The place of a rule in the list, as Fault has it.
 template <class Rule, class... Rules>
-constexpr uint64_t place_of(List<Rules...>) {
+HD constexpr uint64_t place_of(List<Rules...>) {
   uint64_t i = 0, place = 0;
   ((place = std::is_same_v<Rule, Rules> ? i : place, i++), ...);
   return place;
