@@ -33,7 +33,24 @@ int processors(int device, int* count) {
 
 }  // namespace
 
-const Kernels kernels = {
-    {error_text, is_absent, device_of, current_device, use_device, processors}, &activations, &optimizers, clip};
+const Kernels kernels = {{error_text, is_absent, device_of, current_device, use_device, processors},
+                         &activations,
+                         &optimizers,
+                         clip,
+                         dropout,
+                         &gated,
+                         prelu_forward,
+                         prelu_backward,
+                         &row_norms,
+                         batch_norm_forward,
+                         batch_norm_backward,
+                         &elementwise_losses,
+                         &softmaxes,
+                         softmax_cross_entropy,
+                         nll_loss,
+                         take_fault,
+                         has_tensor_cores,
+                         linear_forward,
+                         linear_backward};
 
 }  // namespace innerloop::cuda

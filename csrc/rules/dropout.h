@@ -17,6 +17,7 @@ struct Dropout {
   uint64_t least;  // word that keeps: 0 .. 2^32
   double scale;
 
+  Dropout() = default;
   HD explicit Dropout(double p) : least((uint64_t)ceil(p * 4294967296.0)), scale(1 / (1 - p)) {}
 
   template <class V>

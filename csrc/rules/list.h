@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "kernels.h"
+#include "simd/vector.h"
 
 namespace innerloop::INNERLOOP_ISA {
 
@@ -28,7 +29,7 @@ struct ParametersOf<Rule, std::void_t<decltype(Rule::parameters)>> {
 
 // A rule with its parameters in their declared order: its members are just these, all double.
 template <class Rule>
-inline Rule make_rule(const double* parameters) {
+HD Rule make_rule(const double* parameters) {
   Rule rule;
   if constexpr (ParametersOf<Rule>::count > 0) {
     static_assert(sizeof(Rule) == ParametersOf<Rule>::count * sizeof(double));

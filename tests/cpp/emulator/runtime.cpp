@@ -124,3 +124,17 @@ cudaError_t cudaFreeAsync(void* data, cudaStream_t) {
   fprintf(stderr, "emulated GPU: an array is freed that there is not, or something was written beside it\n");
   abort();
 }
+
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode*) { return cudaSuccess; }
+
+cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned) {
+  *data = malloc(bytes);
+  return *data != nullptr ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+cudaError_t cudaFreeHost(void* data) {
+  free(data);
+  return cudaSuccess;
+}
