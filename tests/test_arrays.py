@@ -102,7 +102,7 @@ class _Tensor(ctypes.Structure):
     ]
 
 
-class _Versioned(ctypes.Structure):
+class Versioned(ctypes.Structure):
     _fields_ = [
         ("major", ctypes.c_uint32),
         ("minor", ctypes.c_uint32),
@@ -113,6 +113,14 @@ class _Versioned(ctypes.Structure):
     ]
 
 
+def capsule_of(managed: Versioned) -> Any:
+    """Return a capsule without a deleter: what it says lives as long as `managed`."""
+    new = ctypes.pythonapi.PyCapsule_New
+    new.restype = ctypes.py_object
+    new.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    return new(ctypes.addressof(managed), b"dltensor_versioned", None)
+
+
 class Forged:
     """A producer whose capsule says whatever a test wants."""
 
@@ -120,7 +128,7 @@ class Forged:
         self, shape: Any = (2, 3), strides: Any = None, major: int = 1, **fields: Any
     ) -> None:
         self.memory = (ctypes.c_float * 64)(*range(64))
-        self.managed = _Versioned(major=major)
+        self.managed = Versioned(major=major)
         tensor = self.managed.tensor
         tensor.data = ctypes.addressof(self.memory)
         tensor.device_type, tensor.ndim = 1, len(shape or ())
@@ -136,12 +144,7 @@ class Forged:
         return (1, 0)
 
     def __dlpack__(self, **_: Any) -> Any:
-        new = ctypes.pythonapi.PyCapsule_New
-        new.restype, new.argtypes = (
-            ctypes.py_object,
-            [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p],
-        )
-        return new(ctypes.addressof(self.managed), b"dltensor_versioned", None)
+        return capsule_of(self.managed)
 
 
 def test_capsules_without_strides_and_with_an_offset() -> None:

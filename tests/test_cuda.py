@@ -9,6 +9,7 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
+import device_arrays
 import numpy as np
 import pytest
 from test_arrays import Forged
@@ -17,6 +18,7 @@ import innerloop as il
 from innerloop._arrays import cuda_module
 from innerloop.activations import NAMES
 from innerloop.reference import OPTIMIZERS
+from support import numbers
 
 HAS_MODULE = cuda_module() is not None
 HAS_DEVICE = HAS_MODULE and il.info()["cuda"].startswith("built, on")
@@ -162,53 +164,141 @@ def cuda() -> Any:
     return torch
 
 
-def tensor(torch: Any, n: int, dtype: str, seed: int, offset: int = 0) -> Any:
-    made = torch.randn(n + offset, generator=torch.Generator().manual_seed(seed)) * 3
-    return made.to(getattr(torch, dtype))[offset:]
+class OfPyTorch:
+    """PyTorch's tensors on a device."""
+
+    large = 100_003
+
+    def __init__(self, torch: Any) -> None:
+        self.torch = torch
+
+    def put(self, values: np.ndarray, offset: int = 0) -> Any:
+        dtype, bits = getattr(self.torch, values.dtype.name), f"i{values.dtype.itemsize}"
+        made = self.torch.empty(values.size + offset, dtype=dtype, device="cuda")[offset:]
+        made = made.view(values.shape)
+        from_host = self.torch.from_numpy(values.view(bits))
+        made.view(from_host.dtype).copy_(from_host)
+        return made
+
+    def get(self, array: Any) -> np.ndarray:
+        assert array.is_cuda
+        dtype = getattr(device_arrays, str(array.dtype).partition(".")[2])
+        bits = getattr(self.torch, f"int{8 * dtype.itemsize}")
+        return array.cpu().view(bits).numpy().view(dtype)
+
+    def empty_like(self, array: Any) -> Any:
+        return self.torch.empty_like(array)
 
 
-def assert_same(torch: Any, got: Any, want: Any) -> None:
-    assert got.is_cuda and got.dtype == want.dtype
-    assert torch.equal(got.cpu().nan_to_num(nan=77.0), want.nan_to_num(nan=77.0))
+class Emulated:
+    """Those of tests/device_arrays.py."""
+
+    large = 1003  # tests/cpp/cuda_test.cpp has larger ones
+
+    def put(self, values: np.ndarray, offset: int = 0) -> Any:
+        return device_arrays.asarray(values, offset=offset)
+
+    def get(self, array: Any) -> np.ndarray:
+        return array.numpy()
+
+    def empty_like(self, array: Any) -> Any:
+        return device_arrays.empty_like(array)
+
+
+@pytest.fixture(params=["PyTorch", "emulated"])
+def library(request: pytest.FixtureRequest) -> Any:
+    """Puts arrays on a device and gets them back."""
+    if request.param == "PyTorch":
+        return OfPyTorch(request.getfixturevalue("cuda"))
+    if device_arrays.memory() is None:
+        pytest.skip("innerloop._cuda is not the emulated one")
+    return Emulated()
+
+
+def random(n: int, dtype: str, seed: int) -> np.ndarray:
+    return numbers(n, "float32", seed).astype(getattr(device_arrays, dtype))
+
+
+def assert_same(library: Any, got: Any, want: np.ndarray) -> None:
+    values = library.get(got)
+    assert values.dtype == want.dtype
+    np.testing.assert_array_equal(values.astype("f8"), want.astype("f8"))
 
 
 @needs_device
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", NAMES)
-def test_activations_equal_the_cpu(cuda: Any, name: str, dtype: str) -> None:
+def test_activations_equal_the_cpu(library: Any, name: str, dtype: str) -> None:
     forward, backward = getattr(il, name), getattr(il, f"{name}_backward")
-    for n in (0, 1, 7, 8, 9, 100_003):
+    for n in (0, 1, 7, 8, 9, library.large):
         for offset in (0, 1):
-            x, dy = (tensor(cuda, n, dtype, s, offset) for s in (0, 1))
-            on_x, on_dy = (tensor(cuda, n + offset, dtype, 0).cuda()[offset:] for _ in range(2))
-            on_x.copy_(x), on_dy.copy_(dy)
+            x, dy = (random(n, dtype, seed) for seed in (0, 1))
+            on_x, on_dy = (library.put(values, offset) for values in (x, dy))
             want = forward(x)
-            assert_same(cuda, forward(on_x), want)
-            assert_same(cuda, backward(on_dy, on_x), backward(dy, x))
-            assert_same(cuda, backward(on_dy, on_x, y=want.cuda()), backward(dy, x, y=want))
-            out = cuda.empty_like(on_x)
+            assert_same(library, forward(on_x), want)
+            assert_same(library, backward(on_dy, on_x), backward(dy, x))
+            y = library.put(want)
+            assert_same(library, backward(on_dy, on_x, y=y), backward(dy, x, y=want))
+            out = library.empty_like(on_x)
             assert forward(on_x, out=out) is out
-            assert_same(cuda, out, want)
-            assert_same(cuda, forward(on_x, out=on_x), want)
+            assert_same(library, out, want)
+            assert_same(library, forward(on_x, out=on_x), want)
 
 
 @needs_device
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_steps_equal_the_cpu(cuda: Any, name: str, dtype: str) -> None:
+def test_steps_equal_the_cpu(library: Any, name: str, dtype: str) -> None:
     step, states = getattr(il, f"{name}_step"), OPTIMIZERS[name].states
     kept = "float64" if dtype == "float64" else "float32"
-    sizes = [1, 5, 4096, 70_001, *range(1, 80)]
-    here = [[tensor(cuda, n, dtype, i + o) for i, n in enumerate(sizes)] for o in (0, 1000)]
-    here += [[tensor(cuda, n, kept, 0) * 0 for n in sizes] for _ in states]
-    there = [[t.cuda() for t in operand] for operand in here]
+    sizes = [1, 5, 4096, library.large, *range(1, 80)]
+    here = [[random(n, dtype, i + o) for i, n in enumerate(sizes)] for o in (0, 1000)]
+    here += [[np.zeros(n, kept) for n in sizes] for _ in states]
+    there = [[library.put(a) for a in operand] for operand in here]
     options = {"momentum": 0.9} if name in ("sgd", "rmsprop") else {}
     for count in (1, 2, 3):
         step(*here, step=count, weight_decay=0.01, l1=1e-3, grad_scale=2.0, **options)
         step(*there, step=count, weight_decay=0.01, l1=1e-3, grad_scale=2.0, **options)
     for operand, want in zip(there, here, strict=True):
         for got, expected in zip(operand, want, strict=True):
-            assert_same(cuda, got, expected)
+            assert_same(library, got, expected)
+
+
+needs_emulator = pytest.mark.skipif(
+    device_arrays.memory() is None, reason="innerloop._cuda is not the emulated one"
+)
+
+
+@needs_emulator
+def test_arrays_of_any_layout_without_gaps() -> None:
+    x = random(24, "float32", 0).reshape(2, 3, 4)
+    on = device_arrays.asarray(x, order=(1, 2, 0))
+    out = device_arrays.empty_like(on)
+    assert out.strides == on.strides == (4, 32, 8)
+    np.testing.assert_array_equal(il.tanh(on, out=out).numpy(), il.tanh(x))
+    np.testing.assert_array_equal(il.tanh(on.T).numpy(), il.tanh(x.T))
+    for bad in (on[:, :, ::2], on[:, :, 1:], on[::-1]):
+        with pytest.raises(ValueError, match="x must lie without gaps"):
+            il.tanh(bad)
+    lent, y = (device_arrays.WithInterface(array) for array in (on, out))
+    il.relu(lent, out=y)
+    np.testing.assert_array_equal(out.numpy(), il.relu(x))
+
+
+@needs_emulator
+def test_what_there_is_no_memory_for_is_not_begun() -> None:
+    params, grads = (device_arrays.asarray(random(100, "float32", seed)) for seed in (0, 1))
+    before, arrays = params.numpy(), device_arrays.memory().emulator_array_count()
+    with device_arrays.failing_allocations(after=1), pytest.raises(RuntimeError, match="memory"):
+        il.sgd_step(params, grads, step=1, max_norm=1.0)
+    with device_arrays.failing_allocations(), pytest.raises(MemoryError):
+        il.tanh(params)
+    np.testing.assert_array_equal(params.numpy(), before)
+    assert device_arrays.memory().emulator_array_count() == arrays
+
+
+def assert_equal(torch: Any, got: Any, want: Any) -> None:
+    assert got.is_cuda and torch.equal(got.cpu(), want)
 
 
 @needs_device
@@ -224,7 +314,7 @@ def test_calls_are_captured_in_graphs_and_follow_the_stream(cuda: Any) -> None:
     p.fill_(1.0)
     graph.replay()
     cuda.cuda.synchronize()
-    assert_same(cuda, y, il.gelu(cuda.full((1000,), 2.0)))
+    assert_equal(cuda, y, il.gelu(cuda.full((1000,), 2.0)))
     assert bool((p == 0.5).all())
 
 
@@ -238,4 +328,4 @@ def test_the_context_survives_bad_input(cuda: Any) -> None:
         il.gelu(x, out=cuda.empty(64, 64))
     with pytest.raises(TypeError, match="no autograd follows"):
         il.gelu(x.clone().requires_grad_())
-    assert_same(cuda, il.gelu(x.t()), il.gelu(x.t().cpu()))
+    assert_equal(cuda, il.gelu(x.t()), il.gelu(x.t().cpu()))

@@ -1,13 +1,18 @@
 #include "bindings/device.h"
 
 #include <pybind11/stl.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include <algorithm>
 #include <atomic>
 #include <vector>
 
 #include "bindings/dlpack_protocol.h"
+#include "bindings/numbers.h"
 #include "core/checks.h"
+#include "core/dispatch.h"
+#include "core/rows.h"
 
 namespace innerloop {
 namespace {
@@ -114,6 +119,27 @@ void DeviceCall::check(int error) const {
   if (error == 0) return;
   throw std::runtime_error(std::string(kernels.runtime.is_absent(error) ? "no CUDA device can be used: " : "CUDA: ") +
                            kernels.runtime.error_text(error));
+}
+
+static std::atomic<bool> checked{[] {
+  const char* const given = getenv("INNERLOOP_CUDA_CHECKED");
+  return given != nullptr && *given != '\0' && strcmp(given, "0") != 0;
+}()};
+bool is_checked() { return checked.load(std::memory_order_relaxed); }
+
+void DeviceCall::refuse(const cuda::Fault& fault, const char* call) {
+  if (fault.none()) return;
+  if (fault.is_prediction()) {
+    const double* const range = innerloop::kernels().elementwise_losses->begin()[fault.loss()].pred_range;
+    double got;
+    memcpy(&got, &fault.label, sizeof got);
+    throw ValueError("pred of " + std::string(call) + " must lie in [" + number_text(range[0]) + ", " +
+                     number_text(range[1]) + "], got " + number_text(got) + ", whose loss is NaN");
+  }
+  const std::string label = fault.is_unsigned() ? std::to_string((uint64_t)fault.label) : std::to_string(fault.label);
+  throw IndexError("target of " + std::string(call) + " must hold class labels from 0 to " +
+                   std::to_string(fault.classes()) + ", that one excluded, or ignore_index; got " + label +
+                   ", whose row was ignored");
 }
 
 // An array of __cuda_array_interface__, as `lend` took it apart.
@@ -229,6 +255,16 @@ DeviceCall::Current::~Current() {
   if (before != call.device) call.kernels.runtime.use_device(before);
 }
 
+// The axes of more than one element, the innermost in memory first.
+static int order_of_axes(const TensorView& t, int* order) {
+  int n = 0;
+  for (int d = 0; d < t.ndim; d++) {
+    if (t.shape[d] > 1) order[n++] = d;
+  }
+  std::sort(order, order + n, [&](int a, int b) { return t.strides[a] < t.strides[b]; });
+  return n;
+}
+
 void check_dense(const TensorView& t) {
   if (t.size() == 0) return;
   const auto item = (ptrdiff_t)dtype_size(t.dtype);
@@ -236,11 +272,8 @@ void check_dense(const TensorView& t) {
     throw ValueError(std::string(t.name) + " must begin at a multiple of its elements' size, " + std::to_string(item) +
                      " bytes");
   }
-  int order[kMaxDims], n = 0;
-  for (int d = 0; d < t.ndim; d++) {
-    if (t.shape[d] > 1) order[n++] = d;
-  }
-  std::sort(order, order + n, [&](int a, int b) { return t.strides[a] < t.strides[b]; });
+  int order[kMaxDims];
+  const int n = order_of_axes(t, order);
   ptrdiff_t expected = item;
   for (int i = 0; i < n; i++) {
     if (t.strides[order[i]] != expected) {
@@ -266,6 +299,37 @@ void check_contiguous(const TensorView& t) {
   check_dense(t);
   if (is_contiguous(t)) return;
   throw ValueError(std::string(t.name) + " must be C-contiguous on a CUDA device, got strides " + strides_text(t));
+}
+
+cuda::RowShape row_shape(const TensorView& t, int axis, TensorView* rows) {
+  check_dense(t);
+  TensorView others = without_axis(t, axis);
+  cuda::RowShape shape = {1, t.ndim > 0 ? t.shape[axis] : 1, 1};
+  if (t.size() == 0) {  // no order in memory: C order
+    shape.outer = others.size();
+    if (rows) *rows = contiguous_view(nullptr, t.dtype, others);
+    return shape;
+  }
+  int order[kMaxDims];
+  const int n = order_of_axes(t, order);
+  bool outside = shape.length == 1;
+  auto stride = (ptrdiff_t)dtype_size(t.dtype);
+  for (int i = 0; i < n; i++) {
+    if (order[i] == axis) {
+      outside = true;
+      continue;
+    }
+    (outside ? shape.outer : shape.inner) *= t.shape[order[i]];
+    others.strides[order[i] - (order[i] > axis)] = stride;
+    stride *= (ptrdiff_t)t.shape[order[i]];
+  }
+  if (rows) *rows = others;
+  return shape;
+}
+
+void bind_device(py::module_& m) {
+  m.def("cuda_checked", &is_checked);
+  m.def("set_cuda_checked", [](py::handle value) { checked.store(boolean(value, "checked")); });
 }
 
 }  // namespace innerloop

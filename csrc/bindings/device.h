@@ -2,6 +2,8 @@
 // innerloop._cuda. All arrays of a call lie on one device and are used on one stream: that of their library, now.
 #pragma once
 
+#include <string.h>
+
 #include <memory>
 #include <optional>
 
@@ -19,6 +21,9 @@ struct OnDevice : TypeError {
 // Whether innerloop._cuda is built and this is an array of a CUDA device.
 bool is_on_device(py::handle value);
 
+// Whether a call waits for what it queued, to raise what the kernels found itself: INNERLOOP_CUDA_CHECKED, or set.
+bool is_checked();
+
 class DeviceCall {
  public:
   // TypeError for what is no array, or of the CPU; ValueError for an array of another device or stream than the first
@@ -29,16 +34,24 @@ class DeviceCall {
   Array fresh(py::handle like, Dtype dtype, const Shape& shape);
   Array fresh_like(py::handle like);
 
-  // Queues work(kernels, queue), which returns a cudaError_t, on the arrays' stream, without the GIL.
+  // Queues work(kernels, queue), which returns a cudaError_t, on the arrays' stream, without the GIL. Throws IndexError
+  // for a label that a call before this found to be no class; in checked mode, for one that this finds.
   template <class Work>
   void launch(const Work& work) {
     const Current current(*this);
     int error;
+    cuda::Fault earlier, fault = {};
     {
       py::gil_scoped_release release;
-      error = work(kernels, current.queue);
+      error = kernels.take_fault(current.queue, false, &earlier);
+      if (error == 0 && earlier.none()) {
+        error = work(kernels, current.queue);
+        if (error == 0 && is_checked()) error = kernels.take_fault(current.queue, true, &fault);
+      }
     }
     check(error);
+    refuse(earlier, "an earlier call");
+    refuse(fault, "this call");
   }
 
   DeviceCall();
@@ -55,6 +68,7 @@ class DeviceCall {
   };
 
   void check(int error) const;  // a cudaError_t; RuntimeError unless it is none
+  static void refuse(const cuda::Fault& fault, const char* call);
   void read_interface(const py::tuple& fields, TensorView& view, int& on) const;
   void place(const TensorView& view, int on, std::optional<uintptr_t> used_on);
 
@@ -72,6 +86,14 @@ void check_same_order(const TensorView& t, const TensorView& like);
 void check_contiguous(const TensorView& t);
 inline bool is_aligned(const TensorView& t) { return reinterpret_cast<uintptr_t>(t.data) % 16 == 0; }
 
+// The entry of the CPU's name in one of the kernels' lists, which are of the same rules.
+template <class Entry>
+const Entry& find_kernel(const Span<Entry>& list, const char* name) {
+  const Entry* entry = list.begin();
+  while (strcmp(entry->name, name) != 0) entry++;
+  return *entry;
+}
+
 // Arrays of one shape, dtype and order, as elementwise kernels take them.
 template <size_t n>
 cuda::Elements<(int)n> dense_elements(const Array* const (&arrays)[n]) {
@@ -85,5 +107,18 @@ cuda::Elements<(int)n> dense_elements(const Array* const (&arrays)[n]) {
   }
   return e;
 }
+
+// The rows along an axis of a dense array, whatever the order of its axes; and its other axes as `rows`, of no memory,
+// which arrays of one element a row are to be in the order of.
+cuda::RowShape row_shape(const TensorView& t, int axis, TensorView* rows = nullptr);
+
+// How values that go with an array lie in memory, for check_weight_dtype has seen them.
+inline cuda::Weights weights_of(const std::optional<Array>& values) {
+  if (!values) return {nullptr, Storage::full};
+  const Dtype d = values->view.dtype;
+  return {values->view.data, d == Dtype::bf16 ? Storage::bfloat16 : d == Dtype::f16 ? Storage::float16 : Storage::full};
+}
+
+void bind_device(py::module_& m);
 
 }  // namespace innerloop

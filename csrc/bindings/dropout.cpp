@@ -2,6 +2,7 @@
 #include "core/dropout.h"
 
 #include "bindings/arrays.h"
+#include "bindings/device.h"
 #include "bindings/nouns.h"
 #include "bindings/numbers.h"
 #include "core/checks.h"
@@ -14,12 +15,18 @@ namespace {
 py::object run(const char* name, py::handle x, py::handle p, py::handle seed, py::handle offset, py::handle out) {
   const DropoutWork work = {word64(seed, "seed"), word64(offset, "offset"), number(p, "p")};
   check_probability(work.p, "p");
-  Arguments arguments;
+  Arguments arguments(Devices::any);
   const Array ax = arguments.in(x, name);
   check_floating(ax.view);
   const Array ay = arguments.out(out, "out", ax.view.dtype, ax.view.dims());
   Arguments::check_overlap(ay, ax, true);
-  if (reference_in_use()) {
+  if (DeviceCall* device = arguments.device()) {
+    check_contiguous(ax.view);  // the order of the elements says which random word is whose
+    const auto e = dense_elements({&ax, &ay});
+    device->launch([&](const cuda::Kernels& kernels, const cuda::Queue& queue) {
+      return kernels.dropout(queue, ax.view.dtype, work, e);
+    });
+  } else if (reference_in_use()) {
     copy_into(ay, reference("dropout").attr("dropout")(ax.owner, work.p, py::arg("seed") = work.seed,
                                                        py::arg("offset") = work.offset));
   } else {

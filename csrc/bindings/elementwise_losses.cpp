@@ -10,6 +10,8 @@
 namespace innerloop {
 namespace {
 
+using Optional = std::optional<Array>;
+
 // t seen with another's shape, which its own broadcasts to: aligned at the last axis, lengths of 1 repeated.
 TensorView broadcast_to(const TensorView& t, const TensorView& like) {
   bool fits = t.ndim <= like.ndim;
@@ -30,6 +32,59 @@ TensorView broadcast_to(const TensorView& t, const TensorView& like) {
   return wide;
 }
 
+// What kernels of a device take, where arrays lie in the order of the predictions. The third array lies as the others
+// do, or is contiguous and repeated along leading and trailing axes only.
+cuda::ElementwiseLossArrays device_arrays(const double* parameters, const LossOptions& options, const Array& pred,
+                                          const Array& target, const Optional& array, const Optional& sample,
+                                          const LossResult& result) {
+  const TensorView& p = pred.view;
+  check_dense(p);
+  check_same_order(target.view, p);
+  cuda::ElementwiseLossArrays a = {};
+  a.parameters = parameters;
+  a.pred = p.data;
+  a.target = target.view.data;
+  a.size = p.size();
+  if (sample) check_same_order(sample->view, p);
+  a.sample_weight = weights_of(sample);
+  a.array = weights_of(array);
+  a.array_inner = 1;
+  a.array_period = a.size;
+  if (array && array->view.dims() == p.dims()) {
+    check_same_order(array->view, p);
+  } else if (array) {
+    const TensorView& t = array->view;
+    check_contiguous(t);
+    check_contiguous(p);
+    const auto length = [&](int d) { return d < p.ndim - t.ndim ? 1 : t.shape[d - (p.ndim - t.ndim)]; };
+    int first = 0, end = p.ndim;
+    for (; end > 0 && length(end - 1) == 1; end--) a.array_inner *= p.shape[end - 1];
+    while (first < end && length(first) == 1) first++;
+    a.array_period = 1;
+    for (int d = first; d < end; d++) {
+      a.array_period *= p.shape[d];
+      if (length(d) == p.shape[d]) continue;
+      throw ValueError(std::string(t.name) +
+                       " must be repeated along leading and trailing axes only on a CUDA device, got " + describe(t) +
+                       " for " + describe(p));
+    }
+  }
+  const auto output = [&](const Optional& out) -> char* {
+    if (!out) return nullptr;
+    check_same_order(out->view, p);
+    return out->view.data;
+  };
+  if (result.loss) a.loss = result.loss->view.data;
+  a.losses = output(result.losses);
+  a.gradient = output(result.gradient);
+  a.divisor = 1;
+  if (options.reduction == Reduction::mean) a.divisor = (double)a.size;
+  if (options.reduction == Reduction::batchmean && p.ndim > 0) a.divisor = (double)p.shape[0];
+  a.divide_by_weights = options.reduction == Reduction::mean;
+  a.grad_scale = options.grad_scale;
+  return a;
+}
+
 py::object elementwise(py::handle called, py::handle pred, py::handle target, const py::dict& given, py::handle array,
                        py::handle sample_weight, py::handle reduction, py::handle return_grad, py::handle grad_scale,
                        py::handle out) {
@@ -38,7 +93,7 @@ py::object elementwise(py::handle called, py::handle pred, py::handle target, co
   const ParameterValues parameters = parameter_values(name.c_str(), loss.parameters, loss.parameter_count, given);
   const LossOptions options = loss_options(reduction, return_grad, grad_scale, out, loss.batchmean);
 
-  Arguments arguments;
+  Arguments arguments(Devices::any);
   const Array apred = arguments.in(pred, "pred");
   check_floating(apred.view);
   const Array atarget = arguments.in(target, "target");
@@ -52,8 +107,13 @@ py::object elementwise(py::handle called, py::handle pred, py::handle target, co
   const LossResult result(arguments, options, apred, apred.view.dims(),
                           {&atarget, array_or_null(aarray), array_or_null(asample)}, out);
 
-  double value;
-  if (reference_in_use()) {
+  double value = 0;
+  if (DeviceCall* device = arguments.device()) {
+    const auto arrays = device_arrays(parameters.value, options, apred, atarget, aarray, asample, result);
+    device->launch([&](const cuda::Kernels& kernels, const cuda::Queue& queue) {
+      return find_kernel(*kernels.elementwise_losses, loss.name).run(queue, apred.view.dtype, arrays);
+    });
+  } else if (reference_in_use()) {
     check_predictions(loss, apred.view);
     py::dict keywords(**given);
     if (aarray) keywords[loss.array] = aarray->owner;

@@ -2,6 +2,7 @@
 #include "core/gated.h"
 
 #include "bindings/arrays.h"
+#include "bindings/device.h"
 #include "bindings/nouns.h"
 #include "bindings/numbers.h"
 #include "core/checks.h"
@@ -18,15 +19,31 @@ int split_axis(py::handle given, const TensorView& x) {
 
 py::object of_reference(const std::string& name) { return reference("gated").attr("GATED")[name.c_str()]; }
 
+// The rows of halves that kernels of a device take.
+cuda::GatedArrays device_arrays(const Array* dy, const Array& x, int axis, const Array& out) {
+  for (const Array* a : {dy, &x, &out}) {
+    if (a != nullptr) check_contiguous(a->view);
+  }
+  cuda::GatedArrays arrays = {dy ? dy->view.data : nullptr, x.view.data, out.view.data, 1, x.view.shape[axis] / 2};
+  for (int d = 0; d < axis; d++) arrays.rows *= x.view.shape[d];
+  for (int d = axis + 1; d < x.view.ndim; d++) arrays.half *= x.view.shape[d];
+  return arrays;
+}
+
 py::object forward(const std::string& name, py::handle x, py::handle axis, py::handle out) {
   const GatedPair& pair = find_gated(name);
-  Arguments arguments;
+  Arguments arguments(Devices::any);
   const Array ax = arguments.in(x, "x");
   check_floating(ax.view);
   const int along = split_axis(axis, ax.view);
   const Array ay = arguments.out(out, "out", ax.view.dtype, check_gated(ax.view, along));
   Arguments::check_overlap(ay, ax, false);
-  if (reference_in_use()) {
+  if (DeviceCall* device = arguments.device()) {
+    const auto arrays = device_arrays(nullptr, ax, along, ay);
+    device->launch([&](const cuda::Kernels& kernels, const cuda::Queue& queue) {
+      return find_kernel(*kernels.gated, pair.name).forward(queue, ax.view.dtype, arrays);
+    });
+  } else if (reference_in_use()) {
     copy_into(ay, of_reference(name).attr("forward")(ax.owner, axis));
   } else {
     py::gil_scoped_release release;
@@ -37,7 +54,7 @@ py::object forward(const std::string& name, py::handle x, py::handle axis, py::h
 
 py::object backward(const std::string& name, py::handle dy, py::handle x, py::handle axis, py::handle out) {
   const GatedPair& pair = find_gated(name);
-  Arguments arguments;
+  Arguments arguments(Devices::any);
   const Array ady = arguments.in(dy, "dy");
   const Array ax = arguments.in(x, "x");
   check_floating(ax.view);
@@ -48,7 +65,12 @@ py::object backward(const std::string& name, py::handle dy, py::handle x, py::ha
   const Array adx = arguments.out(out, "out", ax.view.dtype, ax.view.dims());
   Arguments::check_overlap(adx, ady, false);
   Arguments::check_overlap(adx, ax, false);
-  if (reference_in_use()) {
+  if (DeviceCall* device = arguments.device()) {
+    const auto arrays = device_arrays(&ady, ax, along, adx);
+    device->launch([&](const cuda::Kernels& kernels, const cuda::Queue& queue) {
+      return find_kernel(*kernels.gated, pair.name).backward(queue, ax.view.dtype, arrays);
+    });
+  } else if (reference_in_use()) {
     copy_into(adx, of_reference(name).attr("backward")(ady.owner, ax.owner, axis));
   } else {
     py::gil_scoped_release release;

@@ -278,7 +278,7 @@ void bind_linear(py::module_& m) {
   m.def("linear", &linear);
   m.def("linear_backward", &backward);
   m.def("set_cuda_tf32", [](py::handle allowed) { tf32_allowed = boolean(allowed, "allowed"); });
-  m.def("get_cuda_tf32", [] { return tf32_allowed.load(); });
+  m.def("cuda_tf32", [] { return tf32_allowed.load(); });
 }
 
 }  // namespace innerloop

@@ -21,10 +21,15 @@ LossOptions loss_options(py::handle reduction, py::handle return_grad, py::handl
 LossResult::LossResult(Arguments& arguments, const LossOptions& options, const Array& input, const Shape& losses_shape,
                        std::initializer_list<const Array*> others, py::handle out) {
   if (options.return_grad) {
-    gradient = arguments.out(out, "out", input.view.dtype, input.view.dims());
+    gradient = arguments.out(out, "out", input);
     Arguments::check_outputs({&*gradient}, others, {&input});
   }
-  if (options.reduction == Reduction::none) losses = arguments.fresh(compute_dtype(input.view.dtype), losses_shape);
+  const Dtype dtype = compute_dtype(input.view.dtype);
+  if (options.reduction == Reduction::none) {
+    losses = arguments.fresh(dtype, losses_shape);
+  } else if (arguments.device()) {
+    loss = arguments.fresh(dtype, {});
+  }
 }
 
 double LossResult::copy_reference(const py::tuple& both) const {
@@ -35,9 +40,10 @@ double LossResult::copy_reference(const py::tuple& both) const {
 }
 
 py::object LossResult::result(Arguments& arguments, Dtype dtype, double value) const {
-  const py::object loss = losses ? arguments.result(*losses) : arguments.scalar(dtype, value);
-  if (!gradient) return loss;
-  return py::make_tuple(loss, arguments.result(*gradient));
+  const std::optional<Array>& made = losses ? losses : loss;
+  const py::object first = made ? arguments.result(*made) : arguments.scalar(dtype, value);
+  if (!gradient) return first;
+  return py::make_tuple(first, arguments.result(*gradient));
 }
 
 std::optional<Array> optional_array(Arguments& arguments, py::handle value, const char* name, const TensorView& like) {
@@ -63,6 +69,35 @@ void check_label_array(const TensorView& target, const TensorView& input, int ax
   Shape rows = input.dims();
   rows.erase(rows.begin() + axis);
   check_shape(target, rows, "that of the first argument without the class axis, for class labels");
+}
+
+cuda::RowLoss row_loss(const LossOptions& options, int64_t ignore_index, int axis, const Array& input,
+                       const Array& target, const ClassWeights& weights, const LossResult& result) {
+  TensorView rows;
+  cuda::RowLoss loss = {};
+  loss.dtype = input.view.dtype;
+  loss.target_dtype = target.view.dtype;
+  loss.shape = row_shape(input.view, axis, &rows);
+  loss.input = input.view.data;
+  loss.target = target.view.data;
+  check_same_order(target.view, is_floating(target.view.dtype) ? input.view : rows);
+  if (weights.weight) check_contiguous(weights.weight->view);
+  loss.weight = weights_of(weights.weight);
+  if (weights.sample) check_same_order(weights.sample->view, rows);
+  loss.sample_weight = weights_of(weights.sample);
+  loss.ignore_index = ignore_index;
+  loss.grad_scale = options.grad_scale;
+  loss.mean = options.reduction == Reduction::mean;
+  if (result.loss) loss.loss = result.loss->view.data;
+  if (result.losses) {
+    check_same_order(result.losses->view, rows);
+    loss.losses = result.losses->view.data;
+  }
+  if (result.gradient) {
+    check_same_order(result.gradient->view, input.view);
+    loss.gradient = result.gradient->view.data;
+  }
+  return loss;
 }
 
 int class_axis(py::handle axis, const TensorView& input) {

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "bindings/arrays.h"
+#include "bindings/device.h"
 #include "core/softmax_cross_entropy.h"
 
 namespace innerloop {
@@ -20,6 +21,7 @@ LossOptions loss_options(py::handle reduction, py::handle return_grad, py::handl
 // What a loss returns: a scalar, or one loss a row or element, and the gradient where asked for.
 struct LossResult {
   std::optional<Array> losses, gradient;
+  std::optional<Array> loss;  // of a device, where the call returns the reduced loss
 
   // Fresh losses of this shape for Reduction::none, and the gradient of the input's dtype and shape in `out`, which may
   // be the input and shares no byte with the others.
@@ -51,6 +53,11 @@ struct ClassWeights {
 
 // Class labels for the rows of an input: its shape without the class axis.
 void check_label_array(const TensorView& target, const TensorView& input, int axis, const char* else_text);
+
+// What the kernels of a device take of a loss over rows: the target's, the weights' and the losses' order in memory is
+// checked, too. `ignore_index` and what is not of every such loss are as in `options`.
+cuda::RowLoss row_loss(const LossOptions& options, int64_t ignore_index, int axis, const Array& input,
+                       const Array& target, const ClassWeights& weights, const LossResult& result);
 
 // The class axis of an input: axis 1 means 0 for one of a single axis.
 int class_axis(py::handle axis, const TensorView& input);

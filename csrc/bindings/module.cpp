@@ -1,6 +1,7 @@
 // innerloop._core. Built for the architecture's baseline: the CPU is checked before anything else runs, so that an old
 // one gets an ImportError and never SIGILL.
 #include "bindings/arrays.h"
+#include "bindings/device.h"
 #include "bindings/errors.h"
 #include "bindings/nouns.h"
 #include "bindings/numbers.h"
@@ -36,6 +37,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   m.def("set_num_threads", &set_threads);
   m.def("get_num_threads", &pool::threads);
   bind_backend(m);
+  bind_device(m);
   bind_activations(m);
   bind_gated(m);
   bind_prelu(m);

@@ -19,7 +19,7 @@ py::object nll(py::handle log_probs, py::handle target, py::handle weight, py::h
   options.grad_scale = given.grad_scale;
   options.ignore_index = integer(ignore_index, "ignore_index");
 
-  Arguments arguments;
+  Arguments arguments(Devices::any);
   const Array alogs = arguments.in(log_probs, "log_probs");
   const TensorView& x = alogs.view;
   check_floating(x);
@@ -31,8 +31,12 @@ py::object nll(py::handle log_probs, py::handle target, py::handle weight, py::h
   const LossResult result(arguments, given, alogs, rows,
                           {&atarget, array_or_null(weights.weight), array_or_null(weights.sample)}, out);
 
-  double value;
-  if (reference_in_use()) {
+  double value = 0;
+  if (DeviceCall* device = arguments.device()) {
+    const cuda::RowLoss loss = row_loss(given, options.ignore_index, options.axis, alogs, atarget, weights, result);
+    device->launch(
+        [&](const cuda::Kernels& kernels, const cuda::Queue& queue) { return kernels.nll_loss(queue, loss); });
+  } else if (reference_in_use()) {
     {
       Call call;
       read_labels(call, atarget.view, x.shape[options.axis], options.ignore_index);

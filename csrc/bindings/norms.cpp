@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "bindings/arrays.h"
+#include "bindings/device.h"
 #include "bindings/nouns.h"
 #include "bindings/numbers.h"
 #include "core/checks.h"
@@ -50,24 +51,47 @@ Shape saved_shape(const RowNormFunction& norm, const TensorView& x) {
   return norm.has_mean ? Shape{2, row_count(x)} : Shape{row_count(x)};
 }
 
+// Where an array begins that kernels of a device take contiguous; null if there is none.
+char* contiguous_data(const Array* a) {
+  if (a == nullptr) return nullptr;
+  check_contiguous(a->view);
+  return a->view.data;
+}
+char* contiguous_data(const Optional& a) { return contiguous_data(array_or_null(a)); }
+
 py::object forward(const std::string& name, py::handle x, py::handle weight, py::handle bias, py::handle eps_given,
                    py::handle out, py::handle saved_too) {
   const RowNormFunction& norm = find_row_norm(name);
   const double eps = read_eps(eps_given);
   const bool return_saved = boolean(saved_too, "return_saved");
-  Arguments arguments;
+  Arguments arguments(Devices::any);
   const Array ax = arguments.in(x, "x");
   check_floating(ax.view);
   check_ndim(ax.view, 1, "the last of which is normalised");
   const int64_t length = ax.view.shape[ax.view.ndim - 1];
   const Optional aw = vector(arguments, weight, "weight", ax.view, length, kColumn);
   const Optional ab = vector(arguments, bias, "bias", ax.view, length, kColumn);
-  const Array ay = arguments.out(out, "out", ax.view.dtype, ax.view.dims());
+  const Array ay = arguments.out(out, "out", ax);
   Arguments::check_outputs({&ay}, {array_or_null(aw), array_or_null(ab)}, {&ax});
   Optional saved;
   if (return_saved) saved = arguments.fresh(compute_dtype(ax.view.dtype), saved_shape(norm, ax.view));
 
-  if (reference_in_use()) {
+  if (DeviceCall* device = arguments.device()) {
+    const cuda::RowNormArrays arrays = {nullptr,
+                                        contiguous_data(&ax),
+                                        contiguous_data(aw),
+                                        contiguous_data(ab),
+                                        contiguous_data(saved),
+                                        contiguous_data(&ay),
+                                        nullptr,
+                                        nullptr,
+                                        row_count(ax.view),
+                                        length,
+                                        eps};
+    device->launch([&](const cuda::Kernels& kernels, const cuda::Queue& queue) {
+      return find_kernel(*kernels.row_norms, norm.name).forward(queue, ax.view.dtype, arrays);
+    });
+  } else if (reference_in_use()) {
     const py::object function = reference("norms").attr(name.c_str());
     const py::tuple both =
         norm.has_mean ? function(ax.owner, owner_or_none(aw), owner_or_none(ab), py::arg("eps") = eps,
@@ -90,7 +114,7 @@ py::tuple backward(const std::string& name, py::handle dy, py::handle x, py::han
   const bool with_bias = norm.has_mean && (bias.is_none() ? !weight.is_none() : boolean(bias, "bias"));
   const py::tuple outputs =
       norm.has_mean ? given_outputs(out, 3, "(dx, dweight, dbias)") : given_outputs(out, 2, "(dx, dweight)");
-  Arguments arguments;
+  Arguments arguments(Devices::any);
   const Array ady = arguments.in(dy, "dy");
   check_floating(ady.view);
   check_ndim(ady.view, 1, "the last of which was normalised");
@@ -102,7 +126,7 @@ py::tuple backward(const std::string& name, py::handle dy, py::handle x, py::han
   check_dtype(as.view, compute_dtype(ax.view.dtype), "what return_saved=True gave");
   check_shape(as.view, saved_shape(norm, ax.view), "what return_saved=True gave");
   const Optional aw = vector(arguments, weight, "weight", ax.view, length, kColumn);
-  const Array adx = arguments.out(outputs[0], "dx", ax.view.dtype, ax.view.dims());
+  const Array adx = arguments.out(outputs[0], "dx", ax);
   const Optional adw =
       sum_output(arguments, outputs[1], "dweight", aw.has_value(), "without a weight", ax.view, length);
   Optional adb;
@@ -111,7 +135,22 @@ py::tuple backward(const std::string& name, py::handle dy, py::handle x, py::han
   }
   Arguments::check_outputs({&adx, array_or_null(adw), array_or_null(adb)}, {&as, array_or_null(aw)}, {&ady, &ax});
 
-  if (reference_in_use()) {
+  if (DeviceCall* device = arguments.device()) {
+    const cuda::RowNormArrays arrays = {contiguous_data(&ady),
+                                        contiguous_data(&ax),
+                                        contiguous_data(aw),
+                                        nullptr,
+                                        contiguous_data(&as),
+                                        contiguous_data(&adx),
+                                        contiguous_data(adw),
+                                        contiguous_data(adb),
+                                        row_count(ax.view),
+                                        length,
+                                        0};
+    device->launch([&](const cuda::Kernels& kernels, const cuda::Queue& queue) {
+      return find_kernel(*kernels.row_norms, norm.name).backward(queue, ax.view.dtype, arrays);
+    });
+  } else if (reference_in_use()) {
     const py::tuple gradients =
         reference("norms").attr((name + "_backward").c_str())(ady.owner, ax.owner, as.owner, owner_or_none(aw));
     copy_into(adx, gradients[0]);
@@ -150,7 +189,7 @@ py::object batch_forward(py::handle x, py::handle running_mean, py::handle runni
   }
   options.eps = read_eps(eps);
   const bool return_saved = boolean(saved_too, "return_saved");
-  Arguments arguments;
+  Arguments arguments(Devices::any);
   const Array ax = arguments.in(x, "x");
   check_floating(ax.view);
   check_ndim(ax.view, 2, "(N, C, ...)");
@@ -164,7 +203,7 @@ py::object batch_forward(py::handle x, py::handle running_mean, py::handle runni
   const Optional avar = running(arguments, running_var, "running_var", ax.view, options.training);
   const Optional aw = vector(arguments, weight, "weight", ax.view, channels, kChannel);
   const Optional ab = vector(arguments, bias, "bias", ax.view, channels, kChannel);
-  const Array ay = arguments.out(out, "out", ax.view.dtype, ax.view.dims());
+  const Array ay = arguments.out(out, "out", ax);
   if (options.training) {
     Arguments::check_outputs({&ay, array_or_null(amean), array_or_null(avar)}, {array_or_null(aw), array_or_null(ab)},
                              {&ax});
@@ -175,7 +214,29 @@ py::object batch_forward(py::handle x, py::handle running_mean, py::handle runni
   Optional saved;
   if (return_saved) saved = arguments.fresh(compute_dtype(ax.view.dtype), {2, channels});
 
-  if (reference_in_use()) {
+  if (DeviceCall* device = arguments.device()) {
+    const cuda::RowShape shape = row_shape(ax.view, 1);
+    check_same_order(ay.view, ax.view);
+    const cuda::BatchNormArrays arrays = {nullptr,
+                                          ax.view.data,
+                                          contiguous_data(aw),
+                                          contiguous_data(ab),
+                                          contiguous_data(amean),
+                                          contiguous_data(avar),
+                                          contiguous_data(saved),
+                                          ay.view.data,
+                                          nullptr,
+                                          nullptr,
+                                          shape.outer,
+                                          shape.length,
+                                          shape.inner,
+                                          options.training,
+                                          options.eps,
+                                          options.momentum};
+    device->launch([&](const cuda::Kernels& kernels, const cuda::Queue& queue) {
+      return kernels.batch_norm_forward(queue, ax.view.dtype, arrays);
+    });
+  } else if (reference_in_use()) {
     const py::tuple results = reference("norms").attr("batch_norm")(
         ax.owner, owner_or_none(amean), owner_or_none(avar), owner_or_none(aw), owner_or_none(ab),
         py::arg("training") = options.training, py::arg("momentum") = options.momentum, py::arg("eps") = options.eps,
@@ -196,7 +257,7 @@ py::tuple batch_backward(py::handle dy, py::handle x, py::handle saved, py::hand
   const bool training = boolean(training_given, "training");
   const bool with_bias = bias.is_none() ? !weight.is_none() : boolean(bias, "bias");
   const py::tuple outputs = given_outputs(out, 3, "(dx, dweight, dbias)");
-  Arguments arguments;
+  Arguments arguments(Devices::any);
   const Array ady = arguments.in(dy, "dy");
   check_floating(ady.view);
   check_ndim(ady.view, 2, "(N, C, ...)");
@@ -208,13 +269,36 @@ py::tuple batch_backward(py::handle dy, py::handle x, py::handle saved, py::hand
   check_dtype(as.view, compute_dtype(ax.view.dtype), "what return_saved=True gave");
   check_shape(as.view, {2, channels}, "what return_saved=True gave");
   const Optional aw = vector(arguments, weight, "weight", ax.view, channels, kChannel);
-  const Array adx = arguments.out(outputs[0], "dx", ax.view.dtype, ax.view.dims());
+  const Array adx = arguments.out(outputs[0], "dx", ax);
   const Optional adw =
       sum_output(arguments, outputs[1], "dweight", aw.has_value(), "without a weight", ax.view, channels);
   const Optional adb = sum_output(arguments, outputs[2], "dbias", with_bias, "without a bias", ax.view, channels);
   Arguments::check_outputs({&adx, array_or_null(adw), array_or_null(adb)}, {&as, array_or_null(aw)}, {&ady, &ax});
 
-  if (reference_in_use()) {
+  if (DeviceCall* device = arguments.device()) {
+    const cuda::RowShape shape = row_shape(ax.view, 1);
+    check_same_order(ady.view, ax.view);
+    check_same_order(adx.view, ax.view);
+    const cuda::BatchNormArrays arrays = {ady.view.data,
+                                          ax.view.data,
+                                          contiguous_data(aw),
+                                          nullptr,
+                                          nullptr,
+                                          nullptr,
+                                          contiguous_data(&as),
+                                          adx.view.data,
+                                          contiguous_data(adw),
+                                          contiguous_data(adb),
+                                          shape.outer,
+                                          shape.length,
+                                          shape.inner,
+                                          training,
+                                          0,
+                                          0};
+    device->launch([&](const cuda::Kernels& kernels, const cuda::Queue& queue) {
+      return kernels.batch_norm_backward(queue, ax.view.dtype, arrays);
+    });
+  } else if (reference_in_use()) {
     const py::tuple gradients = reference("norms").attr("batch_norm_backward")(
         ady.owner, ax.owner, as.owner, owner_or_none(aw), py::arg("training") = training);
     copy_into(adx, gradients[0]);

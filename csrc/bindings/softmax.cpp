@@ -2,6 +2,7 @@
 #include "core/softmax.h"
 
 #include "bindings/arrays.h"
+#include "bindings/device.h"
 #include "bindings/nouns.h"
 #include "bindings/numbers.h"
 #include "core/checks.h"
@@ -16,15 +17,27 @@ int row_axis(py::handle given, const TensorView& t) {
   return check_axis(axis, t);
 }
 
+const cuda::SoftmaxFunction& find(const cuda::Kernels& kernels, const std::string& name) {
+  const cuda::SoftmaxFunction* f = kernels.softmaxes->begin();
+  while (name != f->name) f++;  // both lists are of the same rules
+  return *f;
+}
+
 py::object forward(const std::string& name, py::handle x, py::handle axis, py::handle out) {
   const SoftmaxFunction& function = find_softmax(name);
-  Arguments arguments;
+  Arguments arguments(Devices::any);
   const Array ax = arguments.in(x, "x");
   check_floating(ax.view);
   const int along = row_axis(axis, ax.view);
-  const Array ay = arguments.out(out, "out", ax.view.dtype, ax.view.dims());
+  const Array ay = arguments.out(out, "out", ax);
   Arguments::check_overlap(ay, ax, true);
-  if (reference_in_use()) {
+  if (DeviceCall* device = arguments.device()) {
+    const cuda::RowShape rows = row_shape(ax.view, along);
+    check_same_order(ay.view, ax.view);
+    device->launch([&](const cuda::Kernels& kernels, const cuda::Queue& queue) {
+      return find(kernels, name).forward(queue, ax.view.dtype, rows, ax.view.data, ay.view.data);
+    });
+  } else if (reference_in_use()) {
     copy_into(ay, reference("activations").attr(name.c_str())(ax.owner, axis));
   } else {
     py::gil_scoped_release release;
@@ -35,17 +48,24 @@ py::object forward(const std::string& name, py::handle x, py::handle axis, py::h
 
 py::object backward(const std::string& name, py::handle dy, py::handle y, py::handle axis, py::handle out) {
   const SoftmaxFunction& function = find_softmax(name);
-  Arguments arguments;
+  Arguments arguments(Devices::any);
   const Array ady = arguments.in(dy, "dy");
   check_floating(ady.view);
   const Array ay = arguments.in(y, "y");
   check_dtype(ay.view, ady.view);
   check_shape(ay.view, ady.view);
   const int along = row_axis(axis, ady.view);
-  const Array adx = arguments.out(out, "out", ady.view.dtype, ady.view.dims());
+  const Array adx = arguments.out(out, "out", ady);
   Arguments::check_overlap(adx, ady, true);
   Arguments::check_overlap(adx, ay, true);
-  if (reference_in_use()) {
+  if (DeviceCall* device = arguments.device()) {
+    const cuda::RowShape rows = row_shape(ady.view, along);
+    check_same_order(ay.view, ady.view);
+    check_same_order(adx.view, ady.view);
+    device->launch([&](const cuda::Kernels& kernels, const cuda::Queue& queue) {
+      return find(kernels, name).backward(queue, ady.view.dtype, rows, ady.view.data, ay.view.data, adx.view.data);
+    });
+  } else if (reference_in_use()) {
     copy_into(adx, reference("activations").attr((name + "_backward").c_str())(ady.owner, ay.owner, axis));
   } else {
     py::gil_scoped_release release;

@@ -17,7 +17,7 @@ py::object cross_entropy(py::handle logits, py::handle target, py::handle weight
   const LossOptions given = loss_options(reduction, return_grad, grad_scale, out);
   CrossEntropyOptions options = cross_entropy_options(given, ignore_index, label_smoothing, z_loss);
 
-  Arguments arguments;
+  Arguments arguments(Devices::any);
   const Array alogits = arguments.in(logits, "logits");
   const TensorView& z = alogits.view;
   check_floating(z);
@@ -35,8 +35,13 @@ py::object cross_entropy(py::handle logits, py::handle target, py::handle weight
   const LossResult result(arguments, given, alogits, rows,
                           {&atarget, array_or_null(weights.weight), array_or_null(weights.sample)}, out);
 
-  double value;
-  if (reference_in_use()) {
+  double value = 0;
+  if (DeviceCall* device = arguments.device()) {
+    const cuda::RowLoss loss = row_loss(given, options.ignore_index, options.axis, alogits, atarget, weights, result);
+    device->launch([&](const cuda::Kernels& kernels, const cuda::Queue& queue) {
+      return kernels.softmax_cross_entropy(queue, loss, options.label_smoothing, options.z_loss);
+    });
+  } else if (reference_in_use()) {
     check_labels(atarget.view, z.shape[options.axis], options);
     value = result.copy_reference(reference("losses").attr("softmax_cross_entropy")(
         alogits.owner, atarget.owner, py::arg("weight") = owner_or_none(weights.weight),

@@ -51,8 +51,8 @@ struct Weight {
 };
 
 Storage storage_code(Dtype dtype);
-Strided strided(const TensorView* vector);         // null: none
-const LinearKernels& linear_kernels(Dtype dtype);  // of the instruction set in use
+Strided strided(const TensorView* vector);           // null: none
+const LinearKernels& linear_kernels(Dtype dtype);    // of the instruction set in use
 int activation_index(const Activation& activation);  // in the list
 int identity_index();
 

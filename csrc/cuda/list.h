@@ -69,8 +69,143 @@ extern const Span<Optimizer> optimizers;
 // Gradients, as the operand 1 of arrays, multiplied in place.
 int clip(const Queue&, const StepGroup& gradients, const Clipping& clipping);
 
-// The dense layer, of matrices by their steps alone, without a table of rows. `tf32` lets float32 be multiplied with
-// ten bits of fraction. Of half precision, dz is rounded before the two products of the backward pass.
+// Rows along one axis of arrays in C order without gaps: element c of row (o, i) is number (o * length + c) * inner +
+// i, and that row is number o * inner + i.
+struct RowShape {
+  int64_t outer, length, inner;
+};
+
+// Arrays of one dtype; the output may be an input.
+struct SoftmaxFunction {
+  const char* name;
+  int (*forward)(const Queue&, Dtype, const RowShape&, const char* x, char* y);
+  int (*backward)(const Queue&, Dtype, const RowShape&, const char* dy, const char* y, char* dx);
+};
+extern const Span<SoftmaxFunction> softmaxes;
+
+// What a kernel found wrong in an array that nobody but it has read: a label that is no class, which it ignores, or a
+// prediction out of its loss's range, whose loss and gradient are NaN. Its device's word in the host's memory says what
+// it was.
+struct alignas(16) Fault {
+  int64_t label;   // its bits, where it is a uint64; of a prediction, those of a double
+  uint64_t found;  // 0: no fault. Of a label 2 * classes + 1, and the highest bit where it is a uint64; of a prediction
+                   // 2 * (the elementwise loss's place in its list + 1)
+
+  bool none() const { return found == 0; }
+  bool is_prediction() const { return found % 2 == 0; }
+  int64_t loss() const { return (int64_t)(found / 2) - 1; }
+  bool is_unsigned() const { return found >> 63 != 0; }
+  int64_t classes() const { return (int64_t)(found << 1 >> 2); }
+};
+// Moves what the current device's kernels found, the latest of several, to *fault and forgets it. With `wait`, of all
+// that is queued so far, for which it waits; else of what is done.
+int take_fault(const Queue&, bool wait, Fault*);
+
+// Values that may be stored in the dtype of the arrays they belong to, or in what that is computed in; or null.
+struct Weights {
+  const char* data;
+  Storage storage;
+};
+
+// A loss over rows of classes, with its gradient. Arrays of the dtype but where it says otherwise; of T, what that is
+// computed in. Labels are any integers.
+struct RowLoss {
+  Dtype dtype, target_dtype;
+  RowShape shape;
+  const char *input, *target;  // the target: one label a row, or probabilities, as many as the input has elements
+  Weights weight;              // one a class
+  Weights sample_weight;       // one a row
+  int64_t ignore_index;
+  double grad_scale;
+  bool mean;       // of the losses, and the gradient's: else their sum
+  char* loss;      // one T: the reduced loss; or null
+  char* losses;    // one T a row; or null
+  char* gradient;  // or null; may be the input
+};
+int softmax_cross_entropy(const Queue&, const RowLoss&, double label_smoothing, double z_loss);
+int nll_loss(const Queue&, const RowLoss&);
+
+// --- dropout, forward and backward alike ---
+int dropout(const Queue&, Dtype, const DropoutWork&, const Elements<2>& x_y);
+
+// --- gated pairs: `rows` rows of two halves of `half` elements each, the trailing axes among them ---
+struct GatedArrays {
+  const char *dy, *x;  // dy: null in the forward pass
+  char* out;           // y, or dx
+  int64_t rows, half;
+};
+struct GatedPair {
+  const char* name;
+  int (*forward)(const Queue&, Dtype, const GatedArrays&);
+  int (*backward)(const Queue&, Dtype, const GatedArrays&);
+};
+extern const Span<GatedPair> gated;
+
+// --- prelu: x is (samples, channels, inner), with one slope a channel; a single slope: (1, 1, size) ---
+struct PreluArrays {
+  const char *dy, *x, *weight;  // dy: null in the forward pass
+  char *out, *dweight;          // y or dx, which may be dy or x
+  int64_t samples, channels, inner;
+};
+int prelu_forward(const Queue&, Dtype, const PreluArrays&);
+int prelu_backward(const Queue&, Dtype, const PreluArrays&);
+
+// --- batch_norm over (samples, channels, inner) ---
+// The running statistics and `saved`, (2, channels) with mean and 1 / deviation, are of the dtype that is computed in.
+struct BatchNormArrays {
+  const char *dy, *x;                // dy: null in the forward pass
+  const char *weight, *bias;         // or null
+  char *running_mean, *running_var;  // forward: written in training, and may then be null
+  char* saved;                       // forward: written, or null; backward: read
+  char *out, *dweight, *dbias;       // y or dx, which may be dy or x; the others may be null
+  int64_t samples, channels, inner;
+  bool training;
+  double eps, momentum;
+};
+int batch_norm_forward(const Queue&, Dtype, const BatchNormArrays&);
+int batch_norm_backward(const Queue&, Dtype, const BatchNormArrays&);
+
+// --- elementwise losses ---
+struct ElementwiseLossArrays {
+  const double* parameters;
+  const char *pred, *target;
+  Weights sample_weight, array;       // or null: 1; the first is of `size` elements
+  int64_t array_inner, array_period;  // element (i / inner) % period of the third array goes with element i
+  char* loss;                         // the reduced loss, of what is computed in; or null
+  char* losses;                       // one each, of the same dtype; or null
+  char* gradient;                     // or null; may be written over pred
+  int64_t size;
+  double divisor;          // of the sum, and of grad_scale in the gradient
+  bool divide_by_weights;  // by the sum of the sample weights in its place, if there are any
+  double grad_scale;
+};
+struct ElementwiseLoss {
+  const char* name;
+  int (*run)(const Queue&, Dtype, const ElementwiseLossArrays&);
+};
+extern const Span<ElementwiseLoss> elementwise_losses;
+
+// --- layer_norm and rms_norm, along the last axis ---
+// `saved` is (2, rows) with mean and 1 / deviation, or (rows,) without a mean, of the dtype that is computed in.
+struct RowNormArrays {
+  const char *dy, *x;           // dy: null in the forward pass
+  const char *weight, *bias;    // or null
+  char* saved;                  // forward: written, or null; backward: read
+  char *out, *dweight, *dbias;  // y or dx, which may be dy or x; the others may be null
+  int64_t rows, length;
+  double eps;
+};
+struct RowNorm {
+  const char* name;
+  bool has_mean;
+  int (*forward)(const Queue&, Dtype, const RowNormArrays&);
+  int (*backward)(const Queue&, Dtype, const RowNormArrays&);
+};
+extern const Span<RowNorm> row_norms;
+
+// --- the dense layer, of matrices by their steps alone, without a table of rows ---
+// `tf32` lets float32 be multiplied with ten bits of fraction. Of half precision, dz is rounded before the two products
+// of the backward pass.
 int linear_forward(const Queue&, Dtype, bool tf32, const Linear&);
 int linear_backward(const Queue&, Dtype, bool tf32, const LinearBackward&, const DropoutWork*);  // which may be null
 extern const bool has_tensor_cores;  // products run on them where they can: CUTLASS was at hand when this was built
@@ -91,6 +226,18 @@ struct Kernels {
   const Span<Activation>* activations;
   const Span<Optimizer>* optimizers;
   int (*clip)(const Queue&, const StepGroup& gradients, const Clipping& clipping);
+  int (*dropout)(const Queue&, Dtype, const DropoutWork&, const Elements<2>& x_y);
+  const Span<GatedPair>* gated;
+  int (*prelu_forward)(const Queue&, Dtype, const PreluArrays&);
+  int (*prelu_backward)(const Queue&, Dtype, const PreluArrays&);
+  const Span<RowNorm>* row_norms;
+  int (*batch_norm_forward)(const Queue&, Dtype, const BatchNormArrays&);
+  int (*batch_norm_backward)(const Queue&, Dtype, const BatchNormArrays&);
+  const Span<ElementwiseLoss>* elementwise_losses;
+  const Span<SoftmaxFunction>* softmaxes;
+  int (*softmax_cross_entropy)(const Queue&, const RowLoss&, double label_smoothing, double z_loss);
+  int (*nll_loss)(const Queue&, const RowLoss&);
+  int (*take_fault)(const Queue&, bool wait, Fault*);
   bool has_tensor_cores;
   int (*linear_forward)(const Queue&, Dtype, bool tf32, const Linear&);
   int (*linear_backward)(const Queue&, Dtype, bool tf32, const LinearBackward&, const DropoutWork*);

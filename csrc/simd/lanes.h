@@ -39,15 +39,6 @@ HD V lane_numbers() {
   return V::load(number);
 }
 
-// e^x where x <= 0, in the bits of exp(x): no overflow to look after. Where the result is 0 (masked logits, unused
-// lanes) nothing underflows on the way, which would take a processor a hundred cycles.
-template <class V>
-HD V exp_below_1(V x) {
-  const auto is_0 = x <= V(Format<typename V::scalar>::exp_min);
-  const Exponential<V> e = exponential(select(is_0, V(0), x));
-  return select(is_0, V(0), e.scale_down(V(1) + e.s));
-}
-
 template <class V>
 struct Lanes {
   using scalar = typename V::scalar;

@@ -1,10 +1,13 @@
-"""What `innerloop._cuda` needs of Python: fresh arrays, and those of libraries not lent in C."""
+"""What calls on CUDA devices need of Python: fresh arrays, and those of libraries not lent in C."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ._arrays import CUDA_DEVICES, library_of, plain
+import numpy as np
+from numpy.typing import NDArray
+
+from ._arrays import CUDA_DEVICES, bfloat16_dtype, library_of, plain
 
 _LEGACY_STREAM = 1  # the legacy default stream, in DLPack and in __cuda_array_interface__
 
@@ -73,11 +76,60 @@ def empty_like(value: Any) -> Any:
 
 def empty(value: Any, dtype: str, shape: list[int]) -> Any:
     """Return a fresh array of `value`'s library and device, in C order."""
-    make, library = _maker(value, "empty"), library_of(value)
-    kind = getattr(library, dtype, None)
-    if kind is None:
-        raise TypeError(f"{type(value).__module__} has no dtype {dtype} for a result")
-    if hasattr(value.device, "__enter__"):  # CuPy's devices are contexts, and empty takes none
+    return _on_device_of(value, "empty", tuple(shape), dtype=_dtype(value, dtype))
+
+
+def _dtype(value: Any, name: str) -> Any:
+    """The dtype of this name, of `value`'s library."""
+    dtype = getattr(library_of(value), name, None)
+    if dtype is None:
+        raise TypeError(f"{type(value).__module__} has no dtype {name} for a result")
+    return dtype
+
+
+def _on_device_of(value: Any, name: str, *args: Any, **options: Any) -> Any:
+    """Call a function of `value`'s library that makes an array."""
+    make = _maker(value, name)
+    if hasattr(value.device, "__enter__"):  # CuPy's devices are contexts, and no arguments
         with value.device:
-            return make(tuple(shape), dtype=kind)
-    return make(tuple(shape), dtype=kind, device=value.device)
+            return make(*args, **options)
+    return make(*args, device=value.device, **options)
+
+
+def dtype_of(value: Any) -> np.dtype:
+    """Return NumPy's dtype of the same name."""
+    name = str(value.dtype).rpartition(".")[2]
+    return bfloat16_dtype() if name == "bfloat16" else np.dtype(name)
+
+
+def filled_like(value: Any, dtype: str, start: float) -> Any:
+    """Return a fresh array of `value`'s shape, order and device, every element `start`."""
+    return _maker(value, "full_like")(value, start, dtype=_dtype(value, dtype))
+
+
+def widened(value: Any) -> Any:
+    """Return a copy in float32."""
+    made = filled_like(value, "float32", 0.0)
+    made[...] = value
+    return made
+
+
+def copy(value: Any) -> Any:
+    """Return a copy on the same device."""
+    made = empty_like(value)
+    made[...] = value
+    return made
+
+
+def to_host(value: Any, name: str) -> NDArray:
+    """Return a copy of float32 or float64 in NumPy."""
+    if hasattr(value, "get"):  # CuPy
+        return value.get()
+    if hasattr(value, "cpu"):  # PyTorch
+        return value.detach().cpu().numpy()
+    raise TypeError(f"{name}: {type(value).__module__} has neither get nor cpu to copy an array by")
+
+
+def write(value: Any, array: NDArray) -> None:
+    """Write a NumPy array's numbers into one of a device."""
+    value[...] = _on_device_of(value, "asarray", array)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._arrays import from_numpy, to_numpy
+from . import _cuda_arrays
+from ._arrays import from_numpy, is_on_cuda
 from ._numbers import count, word64
-from ._optimizer_storage import plain
+from ._optimizer_storage import described, on_host, plain, write
 from .reference import OPTIMIZERS
 from .reference.optimizers import nadam_momentum
 
@@ -47,7 +48,7 @@ def save(optimizer: Any) -> dict[str, NDArray]:
     for name, arrays in optimizer.state.items():
         for i, array in enumerate(arrays):
             if array is not None:
-                saved[f"{_STATE}{name}.{i}"] = plain(array).copy()
+                saved[f"{_STATE}{name}.{i}"] = plain(on_host(array, name)).copy()
     if optimizer.state_dtype in ("bfloat16", "uint8"):
         saved["seed"] = np.array(optimizer.seed, np.uint64)
     return saved
@@ -72,7 +73,7 @@ def load(optimizer: Any, state_dict: Mapping[str, Any]) -> None:
     # From here on nothing fails.
     for name, arrays in copies.items():
         for i, array in arrays.items():
-            np.copyto(plain(state[name][i]), array)
+            write(state[name][i], array)
     for group, values in zip(optimizer.param_groups, loaded.groups, strict=True):
         group.update((k, v) for k, v in values.items() if not callable(group[k]))
     for name, value in loaded.options.items():
@@ -223,15 +224,24 @@ def save_torch(optimizer: Any) -> dict[str, Any]:
             kept["decoupled_weight_decay"] = entry.class_name == "AdamW"
         groups.append({**kept, "params": members})
         for i in members if steps else ():
-            own = {} if entry.class_name == "SGD" else {"step": np.array(steps, np.float32)}
+            own: dict[str, Any] = (
+                {} if entry.class_name == "SGD" else {"step": np.array(steps, np.float32)}
+            )
             if entry.class_name == "NAdam":
                 product = nadam_momentum(steps, values["betas"][0], values["momentum_decay"])[1]
                 own["mu_product"] = np.array(product, np.float32)
             for name, arrays in optimizer.state.items():
                 if arrays[i] is not None:
-                    own[names[name]] = arrays[i].copy()
-            state[i] = {name: from_numpy(array, params[i]) for name, array in own.items()}
+                    own[names[name]] = _copy(arrays[i])
+            state[i] = {
+                name: array if is_on_cuda(array) else from_numpy(array, params[i])
+                for name, array in own.items()
+            }
     return {"state": state, "param_groups": groups}
+
+
+def _copy(array: Any) -> Any:
+    return _cuda_arrays.copy(array) if is_on_cuda(array) else array.copy()
 
 
 def _matching(optimizer: Any, loaded: _Loaded) -> dict[str, dict[int, NDArray]]:
@@ -248,7 +258,7 @@ def _matching(optimizer: Any, loaded: _Loaded) -> dict[str, dict[int, NDArray]]:
     for name, arrays in loaded.state.items():
         for i, array in arrays.items():
             label = f"{_STATE}{name}.{i}"
-            param = to_numpy(params[i], f"params[{i}]")
+            param = described(params[i], f"params[{i}]")
             # A copy: it may be a state that is about to be written.
             found[name][i] = optimizer._storage.loaded(name, array, param, label)
     return found

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core
-from ._arrays import bfloat16_dtype, to_numpy
+from . import _core, _cuda_arrays
+from ._arrays import bfloat16_dtype, is_on_cuda, to_numpy
 
 STATE_DTYPES = ("float32", "bfloat16", "uint8")
 MASTERS = ("float32", "split")
@@ -57,6 +57,26 @@ def _widened(half: NDArray) -> NDArray:
     return _core.join(bits, np.zeros(bits.shape, np.int16))
 
 
+def described(param: Any, label: str) -> NDArray:
+    """Return a NumPy array of the dtype and shape of a parameter: itself, if it is on the CPU."""
+    if not is_on_cuda(param):
+        return to_numpy(param, label)
+    return np.broadcast_to(np.zeros((), _cuda_arrays.dtype_of(param)), tuple(param.shape))
+
+
+def on_host(value: Any, label: str) -> NDArray:
+    """Return a state as a NumPy array: a copy of one that lies on a device."""
+    return _cuda_arrays.to_host(value, label) if is_on_cuda(value) else to_numpy(value, label)
+
+
+def write(held: Any, array: NDArray) -> None:
+    """Write numbers into a state, wherever it lies."""
+    if is_on_cuda(held):
+        _cuda_arrays.write(held, array)
+    else:
+        np.copyto(plain(held), array)
+
+
 @dataclass(frozen=True)
 class Storage:
     """What a class was told of it."""
@@ -77,7 +97,12 @@ class Storage:
             )
         takes = {"float32": (np.float16, bfloat16_dtype()), "split": (bfloat16_dtype(),)}
         for i, param in enumerate(params):
-            dtype = to_numpy(param, f"params[{i}]").dtype
+            dtype = described(param, f"params[{i}]").dtype
+            if is_on_cuda(param) and (self.state_dtype or self.master == "split"):
+                raise ValueError(
+                    "state_dtype must be None and master None or 'float32' for params on a CUDA "
+                    f"device, got {self.state_dtype!r} and {self.master!r}"
+                )
             if dtype == np.float64 and self.state_dtype is not None:
                 raise ValueError(
                     f"state_dtype must be None for params of float64, got {self.state_dtype!r}"
@@ -108,8 +133,15 @@ class Storage:
         """Of what is kept under a name for a parameter."""
         return ((param.size + _BLOCK - 1) // _BLOCK,) if name.endswith("_scales") else param.shape
 
-    def make(self, name: str, param: NDArray, number: int, start: float) -> NDArray:
+    def make(self, name: str, param: Any, number: int, start: float) -> Any:
         """Return what a parameter starts with: the state `number`, filled with `start`."""
+        if is_on_cuda(param):
+            if name == "masters":
+                return _cuda_arrays.widened(param)
+            return _cuda_arrays.filled_like(
+                param, self.dtype(name, described(param, "params")).name, start
+            )
+        param = to_numpy(param, "params")
         dtype = self.dtype(name, param)
         if name.endswith("_scales"):
             return np.full(self.shape(name, param), start, dtype)
@@ -131,7 +163,7 @@ class Storage:
         """
         dtype, shape = self.dtype(name, param), self.shape(name, param)
         halves = (np.dtype(np.float16), bfloat16_dtype())
-        value = to_numpy(value, label)
+        value = on_host(value, label)
         found = value.dtype
         if dtype == bfloat16_dtype():
             fits = found in (dtype, np.uint16, np.float32)

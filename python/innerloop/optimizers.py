@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from . import _core
 from . import _optimizer_state as _state
 from . import _optimizer_steps as _steps
-from ._arrays import to_numpy
 from ._numbers import word64 as _word64
 from ._optimizer_storage import Storage as _Storage
 from .reference import OPTIMIZERS
@@ -266,7 +265,7 @@ class Optimizer:
             held = state.setdefault(name, [None] * len(params))
             if held[i] is None:
                 number = order.index(name) if name in order else len(order)
-                held[i] = self._storage.make(name, to_numpy(params[i], "params"), number, start)
+                held[i] = self._storage.make(name, params[i], number, start)
 
         first = 0
         for values, group in zip(numbers, self.param_groups, strict=True):

@@ -10,12 +10,14 @@ from ._arrays import cuda_module
 
 __all__ = [
     "backends",
+    "cuda_checked",
+    "cuda_tf32",
     "empty_cache",
-    "get_cuda_tf32",
     "get_num_threads",
     "info",
     "isas",
     "set_cache_limit",
+    "set_cuda_checked",
     "set_cuda_tf32",
     "set_num_threads",
     "use_backend",
@@ -144,9 +146,9 @@ def set_cuda_tf32(allowed: bool) -> None:
     _core.set_cuda_tf32(allowed)
 
 
-def get_cuda_tf32() -> bool:
+def cuda_tf32() -> bool:
     """Return whether `set_cuda_tf32` lets products of float32 be less precise."""
-    return _core.get_cuda_tf32()
+    return _core.cuda_tf32()
 
 
 def set_cache_limit(bytes: int) -> None:
@@ -175,6 +177,31 @@ def set_cache_limit(bytes: int) -> None:
 def empty_cache() -> None:
     """Give the memory of freed outputs that is kept for the next ones back to the system."""
     _core.buffer_cache_clear()
+
+
+def cuda_checked() -> bool:
+    """Whether calls on CUDA devices wait for their kernels: see `set_cuda_checked`."""
+    return _core.cuda_checked()
+
+
+def set_cuda_checked(checked: bool) -> None:
+    """Let calls on CUDA devices wait for their kernels and raise what these find, or not.
+
+    Nobody but the kernels reads class labels on a device. They take one that is no class for one
+    to ignore, and the next call on the device raises the IndexError. With ``checked`` the call
+    itself does. The first choice is ``INNERLOOP_CUDA_CHECKED``, which is on unless it is unset,
+    empty or 0.
+
+    Parameters
+    ----------
+    checked : bool
+
+    Raises
+    ------
+    TypeError
+        If `checked` is not a bool.
+    """
+    _core.set_cuda_checked(checked)
 
 
 def _cuda_status() -> str:

@@ -213,10 +213,9 @@ void test_what_is_noticed() {
   expect_stop("past shared memory", SIGABRT, "shared memory", [] { run_one(WritesAt{nullptr, 40, -1}, 40); });
   expect_stop("far past it", SIGSEGV, "", [] { run_one(WritesAt{nullptr, 48, -1}, 40); });
   expect_stop("past what is kept", SIGSEGV, "", [] { run_one(WritesAt{nullptr, -1, cuda::kReduceBytes}); });
-  expect_stop("past an array", SIGABRT, "beside an array", [] {
-    void* array = emulator::allocate(10, 16);
-    run_one(WritesAt{static_cast<char*>(array) + 10, -1, -1});
-    emulator::release(array);
+  expect_stop("past an array", SIGABRT, "written beside it", [] {
+    const cuda::Scratch array(Queue{nullptr, 1}, 10);
+    run_one(WritesAt{static_cast<char*>(array.data) + 10, -1, -1});
   });
   expect_stop("past an array of bytes", SIGSEGV, "",
               [] { run_one(WritesAt{static_cast<char*>(emulator::allocate(10, 1)) + 10, -1, -1}); });

@@ -1,7 +1,8 @@
 """``python -m innerloop selftest``: every kernel against the NumPy reference, on every ISA at hand.
 
 Driven by the lists of activations, losses and optimizers, so that a new one is tested without being
-named. A case is a function of the module that it calls: of innerloop, or of its reference.
+named. A case is a function of the module that it calls: of innerloop, of its reference, or of
+innerloop over the arrays of a device.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from .console import console, show_table
 TOLERANCE = {"float32": 1e-5, "float64": 1e-13, "float16": 2**-8, "bfloat16": 2**-5}
 SIZES = (1, 7, 16, 67, 1000)  # on both sides of every vector's width
 
-Case = tuple[str, Callable[[ModuleType], Any]]
+Case = tuple[str, Callable[[Any], Any]]  # of ModuleType, or of OnDevice
 
 
 @dataclass
@@ -43,6 +44,9 @@ class Outcome:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
+    parser.add_argument(
+        "--cuda", action="store_true", help="on the CUDA device, with PyTorch's tensors"
+    )
     parser.add_argument(
         "--ulp", action="store_true", help="measure the elementary functions' errors"
     )
@@ -59,7 +63,9 @@ def run(options: argparse.Namespace) -> int:
         return ulp.run(
             exhaustive=options.exhaustive, quick=options.quick, markdown=options.markdown
         )
-    outcomes = compare(SIZES[::2] if options.quick else SIZES)
+    sizes = SIZES[::2] if options.quick else SIZES
+    outcomes = compare(sizes, {"cuda": OnDevice(*_tensors())} if options.cuda else None)
+    columns = list(outcomes[0].errors)
     failed = 0
     rows = []
     for outcome in outcomes:
@@ -71,13 +77,13 @@ def run(options: argparse.Namespace) -> int:
         rows.append((outcome.kernel, outcome.dtype, *cells))
     show_table(
         "largest difference from the NumPy reference",
-        ["kernel", "type", *il.isas()],
+        ["kernel", "type", *columns],
         rows,
         markdown=options.markdown,
     )
     bounds = ", ".join(f"{d} {t:g}" for d, t in TOLERANCE.items())
     console.print(
-        f"{len(rows) * len(il.isas()) - failed} of {len(rows) * len(il.isas())} within bounds "
+        f"{len(rows) * len(columns) - failed} of {len(rows) * len(columns)} within bounds "
         f"({bounds})"
     )
     return 1 if failed else 0
@@ -93,17 +99,74 @@ def dtypes() -> list[np.dtype]:
     return found
 
 
-def compare(sizes: tuple[int, ...]) -> list[Outcome]:
-    """Run every case on every instruction set."""
+class OnDevice:
+    """innerloop's functions over the arrays of a device, given NumPy's.
+
+    Parameters
+    ----------
+    to, back : callable
+        Copy a NumPy array without gaps, in its order of the axes, to the device; and back.
+    """
+
+    def __init__(self, to: Callable[[NDArray], Any], back: Callable[[Any], NDArray]) -> None:
+        self.to, self.back = to, back
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return lambda *args, **options: self._call(getattr(il, name), args, options)
+
+    def _call(self, function: Callable[..., Any], args: Any, options: dict[str, Any]) -> Any:
+        moved = []
+
+        def there(value: Any) -> Any:
+            if isinstance(value, (list, tuple)):
+                return type(value)(map(there, value))
+            if not isinstance(value, np.ndarray):
+                return value
+            moved.append((value, self.to(value.copy(order="K"))))
+            return moved[-1][1]
+
+        def here(value: Any) -> Any:
+            if isinstance(value, (list, tuple)):
+                return type(value)(map(here, value))
+            return value if value is None else self.back(value)
+
+        result = function(*map(there, args), **{k: there(v) for k, v in options.items()})
+        for value, array in moved:
+            value[...] = self.back(array)  # what was written in place
+        return here(result)
+
+
+def _tensors() -> tuple[Callable[[NDArray], Any], Callable[[Any], NDArray]]:
+    """Between NumPy's arrays and PyTorch's tensors on the CUDA device."""
+    import torch
+
+    def to(array: NDArray) -> Any:
+        if array.dtype.name == "bfloat16":
+            return torch.from_numpy(array.view(np.int16)).cuda().view(torch.bfloat16)
+        return torch.from_numpy(array).cuda()
+
+    def back(tensor: Any) -> NDArray:
+        if tensor.dtype == torch.bfloat16:
+            import ml_dtypes
+
+            return tensor.view(torch.int16).cpu().numpy().view(ml_dtypes.bfloat16)
+        return tensor.cpu().numpy()
+
+    return to, back
+
+
+def compare(sizes: tuple[int, ...], devices: dict[str, OnDevice] | None = None) -> list[Outcome]:
+    """Run every case on every instruction set, or on these devices."""
     outcomes = []
+    targets: dict[str, Any] = dict(devices) if devices else dict.fromkeys(il.isas(), il)
     for dtype in dtypes():
         errors: dict[str, dict[str, float]] = {}
         for name, run in itertools.chain.from_iterable(noun(dtype, sizes) for noun in NOUNS):
             expected = run(reference)
-            worst = errors.setdefault(name, dict.fromkeys(il.isas(), 0.0))
-            for isa in il.isas():
-                with il.use_backend("cpu"), il.use_isa(isa):
-                    worst[isa] = max(worst[isa], largest_difference(run(il), expected))
+            worst = errors.setdefault(name, dict.fromkeys(targets, 0.0))
+            for target, module in targets.items():
+                with il.use_backend("cpu"), il.use_isa(il.isas()[-1] if devices else target):
+                    worst[target] = max(worst[target], largest_difference(run(module), expected))
         outcomes += [Outcome(name, dtype.name, found) for name, found in errors.items()]
     return outcomes
 
@@ -319,8 +382,8 @@ def optimizers(dtype: np.dtype, sizes: tuple[int, ...]) -> Iterator[Case]:
 
     def clip(module: ModuleType) -> list[Any]:
         grads = [normal(40 + i, dtype, size) for i, size in enumerate(sizes)]
-        if module is il:
-            return [np.float64(il.clip_grad_norm(grads, 0.5)), *grads]
+        if module is not reference:
+            return [np.float64(module.clip_grad_norm(grads, 0.5)), *grads]
         norm = reference.gradients.grad_norm(grads)
         for grad in grads:
             reference.gradients.clip(grad, norm, 0.5)
@@ -340,9 +403,9 @@ def _steps(entry: Any, dtype: np.dtype, sizes: tuple[int, ...], options: dict[st
         states = {s: [np.zeros(size, compute) for size in sizes] for s in needed}
         norm = reference.gradients.grad_norm(grads) / options.get("grad_scale", 1.0)
         for step in (1, 2, 3):
-            if module is il:
+            if module is not reference:
                 lists = {f"{s}s": arrays for s, arrays in states.items()}
-                getattr(il, f"{entry.name}_step")(params, grads, **lists, step=step, **options)
+                getattr(module, f"{entry.name}_step")(params, grads, **lists, step=step, **options)
                 continue
             for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
                 own = {s: arrays[i] for s, arrays in states.items()}

@@ -21,6 +21,8 @@ enum cudaMemoryType {
   cudaMemoryTypeDevice = 2,
   cudaMemoryTypeManaged = 3
 };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeRelaxed = 2 };
+constexpr unsigned cudaHostAllocPortable = 1, cudaHostAllocMapped = 2;
 using cudaStream_t = struct CUstream_st*;
 struct cudaPointerAttributes {
   cudaMemoryType type;
@@ -40,3 +42,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int device);
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes*, const void*);
 cudaError_t cudaMallocAsync(void** data, size_t bytes, cudaStream_t);
 cudaError_t cudaFreeAsync(void* data, cudaStream_t);
+cudaError_t cudaStreamSynchronize(cudaStream_t);
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode*);
+cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned flags);
+cudaError_t cudaFreeHost(void* data);

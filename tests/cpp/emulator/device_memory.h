@@ -6,12 +6,12 @@
 
 namespace innerloop::emulator {
 
-constexpr int kProcessors = 3;  // few, so that arrays need not be large for a thread to take several pieces
+constexpr int kProcessors = 1;  // few, so that arrays need not be large for a thread to take several pieces
 
-// The device's arrays, as memory.h has them. release() ends the program where something was written beside one.
+// The device's arrays, as guarded.h has them.
 void* allocate(size_t bytes, size_t alignment);
-void release(void* data);
-bool holds(void* data);  // nothing was written beside it
+bool holds(void* data);    // nothing was written beside it
+bool release(void* data);  // whether it was there, and nothing was written beside it
 int64_t array_count();
 // From now on, so many allocations succeed; all if negative.
 void fail_after(int64_t allocations);

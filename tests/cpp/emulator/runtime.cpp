@@ -1,5 +1,6 @@
 // The calls of CUDA's runtime, for one device that is the host.
 #include <stdio.h>
+#include <stdlib.h>
 
 #include <map>
 #include <mutex>
@@ -30,15 +31,13 @@ void* allocate(size_t bytes, size_t alignment) {
   return data;
 }
 
-void release(void* data) {
+bool release(void* data) {
   const std::lock_guard<std::mutex> lock(mutex);
   const auto found = arrays.find(static_cast<char*>(data));
-  if (found == arrays.end() || !found->second.holds()) {
-    fprintf(stderr, "emulated GPU: %s\n",
-            found == arrays.end() ? "an array is freed that there is not" : "something was written beside an array");
-    abort();
-  }
+  if (found == arrays.end()) return false;
+  const bool held = found->second.holds();
   arrays.erase(found);
+  return held;
 }
 
 bool holds(void* data) {
@@ -121,6 +120,21 @@ cudaError_t cudaMallocAsync(void** data, size_t bytes, cudaStream_t) {
 }
 
 cudaError_t cudaFreeAsync(void* data, cudaStream_t) {
-  emulator::release(data);
+  if (emulator::release(data)) return cudaSuccess;
+  fprintf(stderr, "emulated GPU: an array is freed that there is not, or something was written beside it\n");
+  abort();
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode*) { return cudaSuccess; }
+
+cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned) {
+  *data = malloc(bytes);
+  return *data != nullptr ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+cudaError_t cudaFreeHost(void* data) {
+  free(data);
   return cudaSuccess;
 }

@@ -47,7 +47,8 @@ def _scaled(gradient: Tensor, by: Tensor, axis: int | None = None) -> Tensor:
     backward pass reads must be none that a leaf may take over as its grad and add to.
     """
     if axis is None and not traced() and not torch.is_grad_enabled():
-        if not _keep_graph() and by.item() == 1:
+        # To ask a device for the number would be to wait for it.
+        if not _keep_graph() and not by.is_cuda and by.item() == 1:
             return gradient.detach()  # saved as an output of the operator, which has a graph
     scale = by if axis is None else by.unsqueeze(axis)
     return (gradient * scale).to(gradient.dtype)

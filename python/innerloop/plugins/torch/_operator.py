@@ -12,8 +12,11 @@ from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 from ... import _core
-from ..._arrays import bfloat16_dtype
+from ..._arrays import bfloat16_dtype, cuda_module
 
+# Where tensors may lie: on CUDA devices, too, where innerloop._cuda is built.
+DEVICES = ("cpu",) if cuda_module() is None else ("cpu", "cuda")
+PLACES = "on the CPU" if cuda_module() is None else "on the CPU or a CUDA device"
 LIBRARY = torch.library.Library("innerloop", "FRAGMENT")
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 HALF = (torch.bfloat16, torch.float16)
@@ -31,7 +34,7 @@ if _LENDS_IN_C:
 
 def transposed(matrix: Tensor) -> Any:
     """A view of a matrix, for the kernels: NumPy makes it in half the time that PyTorch takes."""
-    if matrix.is_neg() or not _LENDS_IN_C:
+    if matrix.is_neg() or matrix.is_cuda or not _LENDS_IN_C:
         return matrix.detach().t()
     return _core.from_dlpack(matrix, _BFLOAT16).T
 
@@ -63,8 +66,8 @@ def check(
         raise TypeError(f"{name} must be a strided tensor, got one of layout {value.layout}")
     if value.is_nested:
         raise TypeError(f"{name} must be a strided tensor, got a nested one")
-    if value.device.type not in ("cpu", "meta"):
-        raise TypeError(f"{name} must be on the CPU, got a tensor on {value.device}")
+    if value.device.type not in (*DEVICES, "meta"):
+        raise TypeError(f"{name} must be {PLACES}, got a tensor on {value.device}")
     if like is not None and value.device != like.device:
         raise TypeError(
             f"{name} must be on the device of {like_name}, {like.device}, got {value.device}"
@@ -92,7 +95,7 @@ def traced() -> bool:
         _compiling()
         or _modes() > 0
         or _transforms() is not None
-        or _autocast("cpu")
+        or any(map(_autocast, DEVICES))
         or _scripting()
         or forward_ad._current_level >= 0
     )
@@ -109,8 +112,8 @@ class Operator:
     schema : str
         As for `torch.library.define`, with the name. Every default is also one of `kernel`.
     kernel : callable
-        Computes, on the CPU, with tensors that autograd does not follow. One of several results
-        may be None; the dispatcher then gives an empty tensor.
+        Computes, where its tensors lie, with tensors that autograd does not follow. One of several
+        results may be None; the dispatcher then gives an empty tensor.
     check : callable
         Takes what `kernel` does and raises where it does not fit; returns what `kernel` would,
         without values.
@@ -145,7 +148,8 @@ class Operator:
         self.name = name = schema.partition("(")[0]
         self.kernel, self.check, self.training, self.cast = kernel, check, training, cast
         LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-        LIBRARY.impl(name, self._computed, "CPU")
+        for device in DEVICES:
+            LIBRARY.impl(name, self._computed, device.upper())
         torch.library.register_fake(f"innerloop::{name}", check, lib=LIBRARY)
         self.op = getattr(torch.ops.innerloop, name).default
         self.arguments = tuple(argument.name for argument in self.op._schema.arguments)
@@ -162,7 +166,9 @@ class Operator:
             self.apply = lambda *args: training.apply(*args)[0]
             self.transformed = lambda *args: training.transformed(*args)[0]
         if cast is not None:
-            LIBRARY.impl(name, self._autocast, "AutocastCPU")
+            for device in DEVICES:
+                rule_of = functools.partial(self._autocast, device)
+                LIBRARY.impl(name, rule_of, f"Autocast{device.upper()}")
         if hasattr(torch.library, "register_vmap"):
             torch.library.register_vmap(f"innerloop::{name}", rule, lib=LIBRARY)
 
@@ -233,8 +239,8 @@ class Operator:
 
     def _check_devices(self, args: Sequence[Any]) -> None:
         for argument, name in zip(args, self.arguments, strict=False):
-            if isinstance(argument, Tensor) and argument.device.type != "cpu":
-                raise TypeError(f"{name} must be on the CPU, got one on {argument.device}")
+            if isinstance(argument, Tensor) and argument.device.type not in DEVICES:
+                raise TypeError(f"{name} must be {PLACES}, got one on {argument.device}")
 
     def _check_constants(self, args: Sequence[Any]) -> None:
         for value, name in zip(args, self.arguments, strict=False):
@@ -258,9 +264,9 @@ class Operator:
         with torch._C._AutoDispatchBelowAutograd():
             return self.op(*args)
 
-    def _autocast(self, *args: Any) -> Any:
-        dtype = torch.get_autocast_dtype("cpu")
-        with torch.autocast("cpu", enabled=False):
+    def _autocast(self, device: str, *args: Any) -> Any:
+        dtype = torch.get_autocast_dtype(device)
+        with torch.autocast(device, enabled=False):
             return self.op(*self.cast(dtype, *args))  # type: ignore[misc]
 
     def _refuse(self, ctx: Any, *gradients: Any) -> Any:

@@ -25,6 +25,11 @@ _HALVES = (torch.bfloat16, torch.float16)
 _STORAGE = Storage(None, None)
 
 
+def _array(tensor: Any, label: str) -> Any:
+    """A tensor's memory as the native step takes it: itself, on a CUDA device."""
+    return tensor.detach() if tensor.is_cuda else to_numpy(tensor.detach(), label)
+
+
 def _dtype(value: Any) -> torch.dtype | None:
     return value.dtype if isinstance(value, torch.Tensor) else None
 
@@ -74,7 +79,7 @@ class Bound:
         if mine.is_complex():
             raise TypeError(f"{label} must be of a real dtype, got {mine.dtype}")
         self.param, self._names, self.label = param, names, label
-        self.array = to_numpy(mine.detach(), label)
+        self.array = _array(mine, label)
         self.distributed = mine is not param
         self.place = mine.data_ptr()
         self.strides = mine.stride()
@@ -102,7 +107,7 @@ class Bound:
             self.states.append(self._keep(name, held))
 
     def _make(self, plural: str, number: int, start: float, mine: Any) -> Any:
-        if self.distributed:
+        if self.distributed or mine.is_cuda:
             wide = torch.float32 if mine.dtype in _HALVES else mine.dtype
             return torch.full_like(self.param, start, dtype=wide, requires_grad=False)
         return torch.from_numpy(_STORAGE.make(plural, self.array, number, start))
@@ -119,6 +124,11 @@ class Bound:
     def _scalar(self, held: Any, name: str, start: float, dtype: torch.dtype) -> NDArray:
         if held is None:
             held = self._fresh[name] = torch.tensor(start, dtype=dtype)
+        if isinstance(held, torch.Tensor) and held.is_cuda:
+            raise NotImplementedError(
+                f"{name} of {self.label} must be on the CPU, where innerloop counts steps, got it "
+                f"on {held.device}: load it from an optimizer without capturable and fused"
+            )
         array = self._keep(name, held)
         if array.size != 1:
             raise ValueError(f"{name} of {self.label} must be one number, got shape {array.shape}")
@@ -129,7 +139,7 @@ class Bound:
         if not isinstance(held, torch.Tensor):
             raise TypeError(f"{label} must be a tensor, got {type(held).__name__}")
         mine = local(held)
-        array = to_numpy(mine.detach(), label)
+        array = _array(mine, label)
         self.kept.append((name, held, mine.data_ptr()))
         return array
 
@@ -272,7 +282,7 @@ class Plan:
                     f"for {b.label}"
                 )
             written = grad.detach().resolve_neg()  # autograd leaves a negation as a mere flag
-            arrays.append(to_numpy(written, f"the gradient of {b.label}"))
+            arrays.append(_array(written, f"the gradient of {b.label}"))
         return arrays
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from . import modules
-from ._operator import FLOATING
+from ._operator import DEVICES, FLOATING
 
 __all__ = ["Report", "accelerate", "restore"]
 
@@ -77,7 +77,7 @@ def _reason_to_keep(module: nn.Module, peer: type[nn.Module]) -> str | None:
     for tensor in tensors:
         if tensor.layout != torch.strided:
             return f"it holds a tensor of layout {tensor.layout}"
-        if tensor.device.type != "cpu":
+        if tensor.device.type not in DEVICES:
             return f"it holds a tensor on {tensor.device}"
         if tensor.dtype not in FLOATING:
             return f"it holds a tensor of {tensor.dtype}"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ...reference import ACTIVATIONS
 from . import ops
+from ._operator import DEVICES
 
 __all__ = [
     "CrossEntropyLoss",
@@ -144,7 +145,7 @@ def _mixed(x: Any, weight: Tensor | None) -> bool:
         weight is not None
         and isinstance(x, Tensor)
         and x.dtype != weight.dtype
-        and not torch.is_autocast_enabled("cpu")
+        and not any(map(torch.is_autocast_enabled, DEVICES))
     )
 
 

@@ -32,7 +32,8 @@ _OURS_ALONE = ("l1", "bias_correction", "max_norm", "grad_scale")  # what no PyT
 _PRODUCT_ERROR = 1e-6  # of NAdam's product of momenta, which float32 and a formula agree on
 
 _PARAMS = """params : iterable of torch.Tensor, of (name, torch.Tensor) or of dicts
-    The parameters, on the CPU, of any shapes and strides, float32, float64, bfloat16 or float16
+    The parameters, on the CPU, of any shapes and strides, or where innerloop._cuda is built on a
+    CUDA device, without gaps, float32, float64, bfloat16 or float16
     (whose states are then float32); or parameter groups, as in PyTorch.
 """
 _TORCH_ALONE = {
@@ -47,7 +48,8 @@ _TORCH_ALONE = {
     and they are not rewritten. The step itself is always fused.
 """,
     "capturable": """capturable : bool, default False
-    Taken and kept for PyTorch's sake: on the CPU there is no graph to capture.
+    Taken and kept for PyTorch's sake. Steps are counted on the CPU: a CUDA graph would repeat one
+    step's number, so that only the rules without one can be captured, SGD and Lion.
 """,
     "differentiable": """differentiable : bool, default False
     Must be False: autograd cannot follow the step.
@@ -260,6 +262,12 @@ class _Native(Optimizer):
             grads = plan.shares(grads)
             arrays = plan.gradients(grads, type(self).__name__)
             steps = plan.next_steps()
+            if self._rule not in _COUNTLESS and any(p.is_cuda for p in params[:1]):
+                if torch.cuda.is_current_stream_capturing():
+                    raise NotImplementedError(
+                        f"{type(self).__name__} must not be captured in a CUDA graph, which would "
+                        "repeat the number of one step"
+                    )
             calls.setdefault(entry.name, _Call(entry)).add(plan, arrays, steps, numbers)
             plans.append((plan, grads, steps, self._products(plan, steps, numbers)))
         norms = None

@@ -7,7 +7,7 @@
 EXPORTED void* emulator_allocate(size_t bytes, size_t alignment) {
   return innerloop::emulator::allocate(bytes, alignment);
 }
-EXPORTED void emulator_release(void* data) { innerloop::emulator::release(data); }
+EXPORTED bool emulator_release(void* data) { return innerloop::emulator::release(data); }
 EXPORTED bool emulator_holds(void* data) { return innerloop::emulator::holds(data); }
 EXPORTED int64_t emulator_array_count() { return innerloop::emulator::array_count(); }
 EXPORTED void emulator_fail_after(int64_t allocations) { innerloop::emulator::fail_after(allocations); }
