@@ -73,24 +73,6 @@ struct Drop {
   }
 };
 
-std::atomic<bool> tf32_allowed{false};
-
-// How a kernel on a device is told of an array: as CPU's are, but that rows merge.
-Matrix matrix_on_device(const TensorView& t) {
-  check_dense(t);
-  Matrix m = {t.data, 0, t.strides[t.ndim - 1], nullptr, storage_code(t.dtype)};
-  if (!rows_merge(t, t.ndim - 1, m.row)) {
-    throw ValueError(std::string(t.name) +
-                     " must have rows that lie evenly apart on a CUDA device, which these axes do not: make it "
-                     "contiguous");
-  }
-  return m;
-}
-Strided vector_on_device(const TensorView* t) {
-  if (t != nullptr) check_dense(*t);
-  return strided(t);
-}
-
 void forward_on(DeviceCall& device, const Act& act, const TensorView& x, const TensorView& w, const TensorView* b,
                 const TensorView& y, const TensorView* z, const DropoutWork* dropout) {
   Linear l = {};
@@ -107,7 +89,7 @@ void forward_on(DeviceCall& device, const Act& act, const TensorView& x, const T
   l.dropout = dropout;
   l.keeps_output = dropout != nullptr && z != nullptr && act.activation.saves_output;
   device.launch([&](const cuda::Kernels& kernels, const cuda::Queue& queue) {
-    return kernels.linear_forward(queue, x.dtype, tf32_allowed, l);
+    return kernels.linear_forward(queue, x.dtype, is_tf32_allowed(), l);
   });
 }
 
@@ -129,7 +111,7 @@ void backward_on(DeviceCall& device, const Act& act, const TensorView& dy, const
   l.activation = activation_index(act.activation);
   l.parameters = act.parameters.value;
   device.launch([&](const cuda::Kernels& kernels, const cuda::Queue& queue) {
-    return kernels.linear_backward(queue, x.dtype, tf32_allowed, l, dropout);
+    return kernels.linear_backward(queue, x.dtype, is_tf32_allowed(), l, dropout);
   });
 }
 
@@ -224,7 +206,27 @@ std::unique_ptr<PackedWeight> pack(py::handle w) {
   return std::make_unique<PackedWeight>(aw.view);
 }
 
+std::atomic<bool> tf32_allowed{false};
+
 }  // namespace
+
+bool is_tf32_allowed() { return tf32_allowed.load(std::memory_order_relaxed); }
+
+Matrix matrix_on_device(const TensorView& t) {
+  check_dense(t);
+  Matrix m = {t.data, 0, t.strides[t.ndim - 1], nullptr, storage_code(t.dtype)};
+  if (!rows_merge(t, t.ndim - 1, m.row)) {
+    throw ValueError(std::string(t.name) +
+                     " must have axes that lie in memory in such an order that its rows are evenly apart on a CUDA "
+                     "device: make it contiguous");
+  }
+  return m;
+}
+
+Strided vector_on_device(const TensorView* t) {
+  if (t != nullptr) check_dense(*t);
+  return strided(t);
+}
 
 std::optional<Array> optional_bias(Arguments& arguments, py::handle b, const TensorView& x, int64_t n) {
   if (b.is_none()) return {};
@@ -278,7 +280,7 @@ void bind_linear(py::module_& m) {
   m.def("linear", &linear);
   m.def("linear_backward", &backward);
   m.def("set_cuda_tf32", [](py::handle allowed) { tf32_allowed = boolean(allowed, "allowed"); });
-  m.def("cuda_tf32", [] { return tf32_allowed.load(); });
+  m.def("cuda_tf32", &is_tf32_allowed);
 }
 
 }  // namespace innerloop
