@@ -138,4 +138,8 @@ struct CrossEntropyRows {
   }
 };
 
+// The rows of a loss alone, what they are divided by being known; defined in the .cu.
+int launch_cross_entropy(const Queue& queue, const RowLoss& loss, double label_smoothing, double z_loss,
+                         const RowScale& scale, char* losses);
+
 }  // namespace innerloop::INNERLOOP_ISA

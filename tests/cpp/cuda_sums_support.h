@@ -2,7 +2,6 @@
 #pragma once
 
 #include "core/rows.h"
-#include "cuda/storage.h"
 #include "cuda_support.h"
 
 namespace innerloop {

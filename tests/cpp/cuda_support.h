@@ -16,6 +16,7 @@
 
 #define INNERLOOP_ISA cuda
 #include "cuda/launch.h"
+#include "cuda/storage.h"
 #include "simd/half_bits.h"
 
 namespace innerloop {
