@@ -85,21 +85,24 @@ void test_prelu(Dtype dtype, int64_t samples, int64_t channels, int64_t inner, b
   expect_success(name, cuda::prelu_forward(queue, dtype, a));
   expect_same(name + ", forward", y, want_y);
 
-  const auto backward = [&](Buffer& of_dx) {
+  const auto backward = [&](Buffer& of_dx, Buffer& of_dweight, const cuda::Queue& on) {
     a.dy = dy.data();
     a.x = x.data();
     a.out = of_dx.data();
-    a.dweight = dweight.data();
-    expect_success(name, cuda::prelu_backward(queue, dtype, a));
+    a.dweight = of_dweight.data();
+    expect_success(name, cuda::prelu_backward(on, dtype, a));
   };
   prelu_backward(shaped(dy, shape), shaped(x, shape), weight.view, shaped(want_dx, shape), want_dweight.view);
-  backward(dx);
+  backward(dx, dweight, queue);
   expect_same(name + ", dx", dx, want_dx);
   fill_plain(x, 14);
   fill_plain(dy, 15);
   prelu_backward(shaped(dy, shape), shaped(x, shape), weight.view, shaped(want_dx, shape), want_dweight.view);
-  backward(dy);
+  Buffer other(dweight);
+  backward(dx, other, many);
+  backward(dy, dweight, queue);
   expect_same(name + ", dx over dy", dy, want_dx);
+  expect_same(name + ", dweight by another grid", other, dweight);
   expect_close(name + ", dweight", dweight, want_dweight, 4, 4 * (double)size / (double)weight.size);
 }
 
@@ -207,8 +210,13 @@ void test_loss(const cuda::ElementwiseLoss& gpu, const LossCase& c) {
   a.gradient = pred.data();
   expect_success(name, gpu.run(queue, c.dtype, a));
   expect_same(name + ", gradient over pred", pred, want_gradient);
+  a.pred = want_gradient.data();  // any numbers: pred has been written over
   a.gradient = nullptr;
   expect_success(name, gpu.run(queue, c.dtype, a));
+  Buffer other(loss);
+  a.loss = none ? nullptr : other.data();
+  expect_success(name, gpu.run(many, c.dtype, a));
+  if (!none) expect_same(name + ", loss without a gradient by another grid", other, loss);
 }
 
 void test_losses() {

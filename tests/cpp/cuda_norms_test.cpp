@@ -7,8 +7,6 @@ using namespace innerloop;
 
 namespace {
 
-constexpr cuda::Queue many = {nullptr, 7};
-
 // About `mean`, with a NaN and an infinity in places of which the others must know nothing.
 void fill_about(Buffer& b, uint64_t seed, double mean, int64_t nan_at = -1, int64_t infinity_at = -1) {
   Numbers numbers{seed};
