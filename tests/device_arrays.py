@@ -111,6 +111,11 @@ class DeviceArray:
         """Return a copy on the host."""
         return self._view().copy()
 
+    get = numpy  # as CuPy has it
+
+    def __setitem__(self, index: Any, values: Any) -> None:
+        self._view()[index] = values._view() if isinstance(values, DeviceArray) else values
+
     def set(self, values: Any) -> DeviceArray:
         """Copy from the host into the array."""
         self._view()[...] = values
@@ -163,10 +168,15 @@ def empty(
     return DeviceArray(block, begin, shape, strides, dtype)
 
 
-def empty_like(array: DeviceArray) -> DeviceArray:
-    """Return a fresh array of the same shape, dtype and order of axes."""
+def empty_like(array: DeviceArray, dtype: Any = None) -> DeviceArray:
+    """Return a fresh array of the same shape and order of axes."""
     order = sorted(range(len(array.shape)), key=lambda axis: -array.strides[axis])
-    return empty(array.shape, array.dtype, order=order)
+    return empty(array.shape, dtype or array.dtype, order=order)
+
+
+def full_like(array: DeviceArray, value: float, dtype: Any = None) -> DeviceArray:
+    """Return a fresh array of the same shape and order of axes, filled."""
+    return empty_like(array, dtype).set(value)
 
 
 def asarray(values: Any, dtype: Any = None, **placed: Any) -> DeviceArray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -39,13 +41,47 @@ def hashes(build: Path, *options: str, launcher: tuple[str, ...] = ()) -> str:
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> str:
+def build(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Return the folder of a build for this machine, and what core_test prints."""
     # By Clang where it can be had: g++ has built the module, and both warn of other things.
     compiler = shutil.which("clang++") or shutil.which("c++")
     if compiler is None:
         pytest.skip("no C++ compiler")
-    options = f"-DINNERLOOP_ONLY={il.isas()[-1]}", f"-DCMAKE_CXX_COMPILER={compiler}"
-    return hashes(tmp_path_factory.mktemp("native"), *options)
+    options = [f"-DINNERLOOP_ONLY={il.isas()[-1]}", f"-DCMAKE_CXX_COMPILER={compiler}"]
+    if importlib.util.find_spec("pybind11") is not None:
+        options += ["-DINNERLOOP_CUDA_EMULATED=ON", *python_options()]
+    folder = tmp_path_factory.mktemp("native")
+    return folder, hashes(folder, *options)
+
+
+@pytest.fixture
+def here(build: tuple[Path, str]) -> str:
+    return build[1]
+
+
+def python_options() -> tuple[str, str]:
+    """Return what CMake needs to build a module for this Python."""
+    pybind11 = importlib.import_module("pybind11")
+    return f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", f"-DPython_EXECUTABLE={sys.executable}"
+
+
+def cuda_tests(module: Path, files: str) -> str:
+    """Run tests with a module as innerloop._cuda, and return what pytest prints."""
+    paths = sorted(str(path) for path in (ROOT / "tests").glob(files))
+    program = (
+        "import importlib.util, sys, pytest, innerloop\n"
+        f"spec = importlib.util.spec_from_file_location('innerloop._cuda', {str(module)!r})\n"
+        "sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(module)\n"
+        f"sys.exit(pytest.main(['-p', 'no:cacheprovider', *{paths!r}]))\n"
+    )
+    # In one process, which has the module: options of this run may ask for several.
+    own = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert "is not built" not in done.stdout, done.stdout
+    return done.stdout
 
 
 def test_bits_are_those_of_every_machine(here: str) -> None:
@@ -72,26 +108,18 @@ def test_rules_compile_for_cuda(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no CUDA compiler")
 def test_the_cuda_module_is_built_and_refuses_what_does_not_fit(tmp_path: Path) -> None:
     """For one architecture; it is loaded where no driver is, too."""
-    pybind11 = pytest.importorskip("pybind11")
+    pytest.importorskip("pybind11")
     options = ("-DINNERLOOP_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=90-real", "-DINNERLOOP_WERROR=ON")
-    options += ("-DINNERLOOP_PYTHON=OFF", f"-DINNERLOOP_ONLY={il.isas()[-1]}")
-    options += (
-        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-        f"-DPython_EXECUTABLE={sys.executable}",
-    )
+    options += ("-DINNERLOOP_PYTHON=OFF", f"-DINNERLOOP_ONLY={il.isas()[-1]}", *python_options())
     run("cmake", "-S", ROOT, "-B", tmp_path, *options)
     run("cmake", "--build", tmp_path, "--target", "_cuda", "--parallel", "2")
     (module,) = (tmp_path / "csrc" / "cuda").glob("_cuda*.so")
-    program = (
-        "import importlib.util, sys, pytest, innerloop\n"
-        f"spec = importlib.util.spec_from_file_location('innerloop._cuda', {str(module)!r})\n"
-        "sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)\n"
-        "spec.loader.exec_module(module)\n"
-        "sys.exit(pytest.main(['-p', 'no:cacheprovider', 'tests/test_cuda.py']))\n"
-    )
-    # In one process, which has the module: options of this run may ask for several.
-    own = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    assert "needs" not in done.stdout and "is not built" not in done.stdout, done.stdout
+    said = cuda_tests(module, "test_cuda.py")
+    assert "needs" not in said, said
+
+
+def test_the_cuda_module_serves_arrays_of_an_emulated_device(build: tuple[Path, str]) -> None:
+    pytest.importorskip("pybind11")
+    (module,) = (build[0] / "tests" / "cpp" / "emulated").glob("_cuda*.so")
+    said = cuda_tests(module, "test_cuda*.py")
+    assert "emulated" not in said, said  # as the reason of a skip

@@ -52,7 +52,7 @@ def close(actual: Any, want: Any, dtype: str) -> None:
 
 def orders(ndim: int) -> list[tuple[int, ...]]:
     """C order, its reverse and channels-last."""
-    last = (0, *range(2, ndim), 1) if ndim > 1 else (0,)
+    last = (0, *range(2, ndim), 1) if ndim > 1 else tuple(range(ndim))
     return list(dict.fromkeys([tuple(range(ndim)), tuple(range(ndim))[::-1], last]))
 
 
@@ -67,15 +67,14 @@ def test_softmax(name: str, dtype: str) -> None:
             want_dx = backward(dy, want, axis)
             for order in orders(len(shape)):
                 there = asarray(x, order=order, offset=len(shape) % 2)
-                y = function(there, axis)
-                close(y, want, dtype)
+                close(function(there, axis), want, dtype)
                 on_device = asarray(dy, order=order)
                 saved = asarray(want, order=order)
                 close(backward(on_device, saved, axis), want_dx, dtype)
                 assert backward(on_device, saved, axis, out=on_device) is on_device
                 close(on_device, want_dx, dtype)
                 assert function(there, axis, out=there) is there
-                assert there.numpy().tobytes() == y.numpy().tobytes()
+                close(there, want, dtype)
 
 
 def cases() -> Iterator[tuple[tuple[int, ...], int, dict[str, Any]]]:

@@ -45,7 +45,7 @@ PUBLIC = """softmax softmax_backward log_softmax log_softmax_backward activation
 prelu prelu_backward linear linear_backward linear_cross_entropy pack dropout dropout_backward
 layer_norm layer_norm_backward rms_norm rms_norm_backward batch_norm batch_norm_backward
 softmax_cross_entropy nll_loss MLP set_num_threads get_num_threads use_isa isas backends use_backend
-info""".split()
+info set_cuda_tf32 cuda_tf32""".split()
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_linear_refuses_what_it_does_not_know() -> None:
         modules.Linear(2, 2, activation="relu", alpha=1.0)
     with pytest.raises(ValueError, match=r"dropout must lie in \[0, 1\]"):
         modules.Linear(2, 2, dropout=2.0)
-    with pytest.raises(TypeError, match="x must be on the CPU.*, got one on meta"):
+    with pytest.raises(TypeError, match=r"x must be on the CPU.*, got one on meta"):
         modules.Linear(2, 2, device="meta")(torch.ones(2, 2, device="meta"))
     with pytest.raises(TypeError, match="weight must have the dtype of x"):
         modules.Linear(2, 2)(torch.ones(2, 2, dtype=torch.bfloat16))

@@ -1,10 +1,12 @@
 // Python's dense layer: converts, checks, releases the GIL, calls the list.
 #include "core/linear.h"
 
+#include <atomic>
 #include <memory>
 #include <optional>
 
 #include "bindings/arrays.h"
+#include "bindings/device.h"
 #include "bindings/linear.h"
 #include "bindings/nouns.h"
 #include "bindings/numbers.h"
@@ -29,6 +31,9 @@ struct WeightArgument {
 
   WeightArgument(Arguments& arguments, py::handle w) {
     if (py::isinstance<PackedWeight>(w)) {
+      if (arguments.device()) {
+        throw TypeError("w must be an array of a CUDA device, as others of this call are, got a PackedWeight");
+      }
       weight.packed = w.cast<const PackedWeight*>();
     } else {
       array = arguments.in(w, "w");
@@ -67,12 +72,55 @@ struct Drop {
     keywords["offset"] = work.offset;
   }
 };
+
+void forward_on(DeviceCall& device, const Act& act, const TensorView& x, const TensorView& w, const TensorView* b,
+                const TensorView& y, const TensorView* z, const DropoutWork* dropout) {
+  Linear l = {};
+  l.m = rows_of(x);
+  l.n = w.shape[1];
+  l.k = w.shape[0];
+  l.x = matrix_on_device(x);
+  l.w = matrix_on_device(w);
+  l.y = matrix_on_device(y);
+  if (z != nullptr) l.z = matrix_on_device(*z);
+  l.bias = vector_on_device(b);
+  l.activation = activation_index(act.activation);
+  l.parameters = act.parameters.value;
+  l.dropout = dropout;
+  l.keeps_output = dropout != nullptr && z != nullptr && act.activation.saves_output;
+  device.launch([&](const cuda::Kernels& kernels, const cuda::Queue& queue) {
+    return kernels.linear_forward(queue, x.dtype, is_tf32_allowed(), l);
+  });
+}
+
+void backward_on(DeviceCall& device, const Act& act, const TensorView& dy, const TensorView& x, const TensorView& w,
+                 const TensorView* saved, const TensorView* dx, const TensorView& dw, const TensorView* db,
+                 const DropoutWork* dropout) {
+  LinearBackward l = {};
+  l.m = rows_of(x);
+  l.n = w.shape[1];
+  l.k = w.shape[0];
+  l.dy = matrix_on_device(dy);
+  l.x = matrix_on_device(x);
+  l.w = matrix_on_device(w);
+  l.without_dx = dx == nullptr;
+  if (dx != nullptr) l.dx = matrix_on_device(*dx);
+  if (saved != nullptr) l.saved = matrix_on_device(*saved);
+  l.dw = matrix_on_device(dw);
+  l.db = vector_on_device(db);
+  l.activation = activation_index(act.activation);
+  l.parameters = act.parameters.value;
+  device.launch([&](const cuda::Kernels& kernels, const cuda::Queue& queue) {
+    return kernels.linear_backward(queue, x.dtype, is_tf32_allowed(), l, dropout);
+  });
+}
+
 py::object linear(py::handle x, py::handle w, py::handle b, py::handle name, const py::dict& given, py::handle out,
                   py::handle saved_too, py::handle dropout, py::handle seed, py::handle offset) {
   const bool return_saved = boolean(saved_too, "return_saved");
   const Drop drop(dropout, seed, offset);
   const Act act(name, given);
-  Arguments arguments;
+  Arguments arguments(Devices::any);
   const Array ax = arguments.in(x, "x");
   const WeightArgument aw(arguments, w);
   const Shape shape = check_linear(ax.view, aw.weight);
@@ -84,7 +132,9 @@ py::object linear(py::handle x, py::handle w, py::handle b, py::handle name, con
     az = arguments.fresh(ax.view.dtype, shape);
   }
 
-  if (reference_in_use()) {
+  if (DeviceCall* device = arguments.device()) {
+    forward_on(*device, act, ax.view, aw.weight.view, view_or_null(ab), ay.view, view_or_null(az), drop.wanted());
+  } else if (reference_in_use()) {
     py::dict keywords(**given);
     keywords["activation"] = act.activation.name;
     keywords["return_saved"] = true;
@@ -109,7 +159,7 @@ py::tuple backward(py::handle dy, py::handle x, py::handle w, py::handle saved, 
   const Drop drop(dropout, seed, offset);
   const bool bias = boolean(with_bias, "bias"), input = boolean(with_dx, "with_dx");
   const Act act(name, given);
-  Arguments arguments;
+  Arguments arguments(Devices::any);
   const Array ady = arguments.in(dy, "dy");
   const Array ax = arguments.in(x, "x");
   const WeightArgument aw(arguments, w);
@@ -129,7 +179,10 @@ py::tuple backward(py::handle dy, py::handle x, py::handle w, py::handle saved, 
       arguments, out, ax.view, aw.weight.n(), input ? nullptr : "with_dx=False does without",
       bias ? nullptr : "bias=False does without", {&ady, &ax, array_or_null(aw.array), array_or_null(as)});
 
-  if (reference_in_use()) {
+  if (DeviceCall* device = arguments.device()) {
+    backward_on(*device, act, ady.view, ax.view, aw.weight.view, act.identity ? nullptr : view_or_null(as),
+                view_or_null(gradients.dx), gradients.dw.view, gradients.db_view(), drop.wanted());
+  } else if (reference_in_use()) {
     py::dict keywords(**given);
     keywords["activation"] = act.activation.name;
     drop.pass_on(keywords);
@@ -153,7 +206,27 @@ std::unique_ptr<PackedWeight> pack(py::handle w) {
   return std::make_unique<PackedWeight>(aw.view);
 }
 
+std::atomic<bool> tf32_allowed{false};
+
 }  // namespace
+
+bool is_tf32_allowed() { return tf32_allowed.load(std::memory_order_relaxed); }
+
+Matrix matrix_on_device(const TensorView& t) {
+  check_dense(t);
+  Matrix m = {t.data, 0, t.strides[t.ndim - 1], nullptr, storage_code(t.dtype)};
+  if (!rows_merge(t, t.ndim - 1, m.row)) {
+    throw ValueError(std::string(t.name) +
+                     " must have axes that lie in memory in such an order that its rows are evenly apart on a CUDA "
+                     "device: make it contiguous");
+  }
+  return m;
+}
+
+Strided vector_on_device(const TensorView* t) {
+  if (t != nullptr) check_dense(*t);
+  return strided(t);
+}
 
 std::optional<Array> optional_bias(Arguments& arguments, py::handle b, const TensorView& x, int64_t n) {
   if (b.is_none()) return {};
@@ -206,6 +279,8 @@ void bind_linear(py::module_& m) {
   m.def("pack", &pack);
   m.def("linear", &linear);
   m.def("linear_backward", &backward);
+  m.def("set_cuda_tf32", [](py::handle allowed) { tf32_allowed = boolean(allowed, "allowed"); });
+  m.def("cuda_tf32", &is_tf32_allowed);
 }
 
 }  // namespace innerloop

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "bindings/arrays.h"
+#include "core/linear.h"
 
 namespace innerloop {
 
@@ -26,5 +27,10 @@ struct LinearGradients {
   void copy_reference(const py::tuple& gradients) const;
   py::tuple result(const Arguments& arguments) const;
 };
+
+// How a kernel of a device is told of an array: its rows, in C order of all axes but the last, lie evenly apart.
+Matrix matrix_on_device(const TensorView& t);
+Strided vector_on_device(const TensorView* t);  // null: none
+bool is_tf32_allowed();
 
 }  // namespace innerloop

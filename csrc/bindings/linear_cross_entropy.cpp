@@ -10,13 +10,16 @@
 namespace innerloop {
 namespace {
 
+// Logits that a device holds at a time: of 4096 rows of 128k classes in half precision, all.
+constexpr size_t kDeviceLogits = 1 << 30;
+
 py::object layer_loss(py::handle x, py::handle w, py::handle target, py::handle b, py::handle weight,
                       py::handle sample_weight, py::handle ignore_index, py::handle label_smoothing, py::handle z_loss,
                       py::handle reduction, py::handle return_grad, py::handle grad_scale, py::handle out) {
   const LossOptions given = loss_options(reduction, return_grad, grad_scale, out);
   const CrossEntropyOptions options = cross_entropy_options(given, ignore_index, label_smoothing, z_loss);
 
-  Arguments arguments;
+  Arguments arguments(Devices::any);
   const Array ax = arguments.in(x, "x");
   const Array aw = arguments.in(w, "w");
   Weight layer;
@@ -46,8 +49,53 @@ py::object layer_loss(py::handle x, py::handle w, py::handle target, py::handle 
   std::optional<Array> losses;
   if (given.reduction == Reduction::none) losses = arguments.fresh(compute_dtype(ax.view.dtype), rows);
 
+  std::optional<Array> reduced;  // of a device
+  if (arguments.device() && !losses) reduced = arguments.fresh(compute_dtype(ax.view.dtype), {});
+
   double value = 0;
-  if (reference_in_use()) {
+  if (DeviceCall* device = arguments.device()) {
+    Linear l = {};
+    l.m = rows_of(ax.view);
+    l.n = classes;
+    l.k = aw.view.shape[0];
+    l.x = matrix_on_device(ax.view);
+    l.w = matrix_on_device(aw.view);
+    l.bias = vector_on_device(view_or_null(ab));
+    l.activation = identity_index();
+    for (const TensorView* t : {&static_cast<const TensorView&>(atarget.view), view_or_null(weights.weight),
+                                view_or_null(weights.sample), view_or_null(losses)}) {
+      if (t != nullptr) check_contiguous(*t);
+    }
+    cuda::RowLoss loss = {};
+    loss.dtype = ax.view.dtype;
+    loss.target_dtype = atarget.view.dtype;
+    loss.shape = {l.m, classes, 1};
+    loss.target = atarget.view.data;
+    loss.weight = weights_of(weights.weight);
+    loss.sample_weight = weights_of(weights.sample);
+    loss.ignore_index = options.ignore_index;
+    loss.grad_scale = options.grad_scale;
+    loss.mean = given.reduction == Reduction::mean;
+    if (reduced) loss.loss = reduced->view.data;
+    if (losses) loss.losses = losses->view.data;
+    LinearBackward back = {};
+    if (gradients) {
+      back.m = l.m;
+      back.n = l.n;
+      back.k = l.k;
+      back.w = l.w;
+      back.x = l.x;
+      back.dx = matrix_on_device(gradients->dx->view);
+      back.dw = matrix_on_device(gradients->dw.view);
+      back.db = vector_on_device(gradients->db_view());
+      back.activation = l.activation;
+    }
+    const size_t limit = logits_limit() > 0 ? logits_limit() : kDeviceLogits;
+    device->launch([&](const cuda::Kernels& kernels, const cuda::Queue& queue) {
+      return kernels.linear_cross_entropy(queue, is_tf32_allowed(), l, loss, options.label_smoothing, options.z_loss,
+                                          limit, gradients ? &back : nullptr);
+    });
+  } else if (reference_in_use()) {
     check_labels(atarget.view, classes, options);
     const py::tuple both =
         reference("linear_cross_entropy")
@@ -75,7 +123,9 @@ py::object layer_loss(py::handle x, py::handle w, py::handle target, py::handle 
     py::gil_scoped_release release;
     value = linear_cross_entropy(call, options);
   }
-  const py::object loss = losses ? arguments.result(*losses) : arguments.scalar(ax.view.dtype, value);
+  const py::object loss = losses    ? arguments.result(*losses)
+                          : reduced ? arguments.result(*reduced)
+                                    : arguments.scalar(ax.view.dtype, value);
   if (!gradients) return loss;
   return py::make_tuple(loss, gradients->result(arguments));
 }

@@ -42,7 +42,8 @@ Strided strided(const TensorView* t) {
 
 const LinearKernels& linear_kernels(Dtype dtype) { return typed(*kernels().linear, dtype); }
 
-int identity_index() { return index_of(kernels(), find_activation("identity")); }
+int activation_index(const Activation& activation) { return index_of(kernels(), activation); }
+int identity_index() { return activation_index(find_activation("identity")); }
 
 bool rows_merge(const TensorView& t, int axes, ptrdiff_t& step) {
   int64_t rows = 1;

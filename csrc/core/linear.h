@@ -51,9 +51,10 @@ struct Weight {
 };
 
 Storage storage_code(Dtype dtype);
-Strided strided(const TensorView* vector);         // null: none
-const LinearKernels& linear_kernels(Dtype dtype);  // of the instruction set in use
-int identity_index();                              // of the activation, in the list
+Strided strided(const TensorView* vector);           // null: none
+const LinearKernels& linear_kernels(Dtype dtype);    // of the instruction set in use
+int activation_index(const Activation& activation);  // in the list
+int identity_index();
 
 // The last axis as columns, all others as rows, of which those from `first` on: a step where they merge, a table of
 // offsets where they do not.

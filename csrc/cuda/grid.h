@@ -8,23 +8,24 @@
 
 namespace innerloop::cuda {
 
-template <int Threads, class Body>
-__global__ void __launch_bounds__(Threads) run_body(const __grid_constant__ Body body) {
+template <int Threads, int Together, class Body>
+__global__ void __launch_bounds__(Threads, Together) run_body(const __grid_constant__ Body body) {
   extern __shared__ __align__(16) char shared[];
   __shared__ __align__(16) char kept[kReduceBytes];
   body(Block{(int64_t)blockIdx.x, (int64_t)gridDim.x, (int)threadIdx.x, Threads, shared, kept});
 }
 
-// Queues body(block) for every thread of so many blocks; `shared` bytes beyond 48 KB are asked for. -> cudaError_t
-template <int Threads, class Body>
+// Queues body(block) for every thread of so many blocks; `shared` bytes beyond 48 KB are asked for. A thread has so few
+// registers that `Together` blocks fit a processor; 0: what the compiler likes. -> cudaError_t
+template <int Threads, int Together = 0, class Body>
 int launch(const Queue& queue, int64_t blocks, const Body& body, size_t shared = 0) {
   if (blocks == 0) return cudaSuccess;
   if (shared > 48 * 1024) {
     const auto most = cudaFuncAttributeMaxDynamicSharedMemorySize;
-    const cudaError_t error = cudaFuncSetAttribute(run_body<Threads, Body>, most, (int)shared);
+    const cudaError_t error = cudaFuncSetAttribute(run_body<Threads, Together, Body>, most, (int)shared);
     if (error != cudaSuccess) return error;
   }
-  run_body<Threads><<<(unsigned)blocks, Threads, shared, (cudaStream_t)queue.stream>>>(body);
+  run_body<Threads, Together><<<(unsigned)blocks, Threads, shared, (cudaStream_t)queue.stream>>>(body);
   return cudaGetLastError();
 }
 

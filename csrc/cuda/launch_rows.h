@@ -43,7 +43,9 @@ int launch_rows(const Queue& queue, const RowShape& shape, bool in_step, const M
   // What is read again should still be in the L2: one row for each processor is 34 MB of 128k float16.
   int64_t rows_at_once = blocks(1);
   if (Inputs > 0 && pieces > plan.kept && rows_at_once > queue.processors) rows_at_once = queue.processors;
-  return launch<BlockARow::threads>(queue, rows_at_once, make(plan, BlockARow()), (size_t)plan.kept * Inputs * 16);
+  const auto body = make(plan, BlockARow());
+  return launch<BlockARow::threads, decltype(body)::together>(queue, rows_at_once, body,
+                                                              (size_t)plan.kept * Inputs * 16);
 }
 
 // f(S()) for the S that a floating dtype is stored in.

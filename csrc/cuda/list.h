@@ -124,11 +124,6 @@ struct RowLoss {
 };
 int softmax_cross_entropy(const Queue&, const RowLoss&, double label_smoothing, double z_loss);
 int nll_loss(const Queue&, const RowLoss&);
-// The dense layer, of matrices by their steps alone, without a table of rows. `tf32` lets float32 be multiplied with
-// ten bits of fraction. Of half precision, dz is rounded before the two products of the backward pass.
-int linear_forward(const Queue&, Dtype, bool tf32, const Linear&);
-int linear_backward(const Queue&, Dtype, bool tf32, const LinearBackward&, const DropoutWork*);  // which may be null
-extern const bool has_tensor_cores;  // products run on them where they can: CUTLASS was at hand when this was built
 
 // --- dropout, forward and backward alike ---
 int dropout(const Queue&, Dtype, const DropoutWork&, const Elements<2>& x_y);
@@ -208,6 +203,18 @@ struct RowNorm {
 };
 extern const Span<RowNorm> row_norms;
 
+// --- the dense layer, of matrices by their steps alone, without a table of rows ---
+// `tf32` lets float32 be multiplied with ten bits of fraction. Of half precision, dz is rounded before the two products
+// of the backward pass.
+int linear_forward(const Queue&, Dtype, bool tf32, const Linear&);
+int linear_backward(const Queue&, Dtype, bool tf32, const LinearBackward&, const DropoutWork*);  // which may be null
+// The loss of a layer's output, C = layer.n classes, of which rows of at most `logits_bytes` are held at a time. `loss`
+// has the shape (layer.m, C, 1); its input is not read, and its gradient is not written. `gradients` may be null; half
+// precision rounds dw and db after each part.
+int linear_cross_entropy(const Queue&, bool tf32, const Linear& layer, const RowLoss& loss, double label_smoothing,
+                         double z_loss, size_t logits_bytes, const LinearBackward* gradients);
+extern const bool has_tensor_cores;  // products run on them where they can: CUTLASS was at hand when this was built
+
 // What checking a call's arrays asks of the driver. Each but the text returns a cudaError_t.
 struct Runtime {
   const char* (*error_text)(int error);
@@ -239,6 +246,8 @@ struct Kernels {
   bool has_tensor_cores;
   int (*linear_forward)(const Queue&, Dtype, bool tf32, const Linear&);
   int (*linear_backward)(const Queue&, Dtype, bool tf32, const LinearBackward&, const DropoutWork*);
+  int (*linear_cross_entropy)(const Queue&, bool tf32, const Linear& layer, const RowLoss& loss, double label_smoothing,
+                              double z_loss, size_t logits_bytes, const LinearBackward* gradients);
 };
 extern const Kernels kernels;
 constexpr const char* kKernelsCapsule = "innerloop.cuda.Kernels";

@@ -20,7 +20,7 @@ std::string status() {
     error = cudaGetDeviceProperties(&properties, i);
     if (error == cudaSuccess) text += (i ? ", " : " ") + std::string(properties.name);
   }
-  if (error == cudaSuccess) return text;
+  if (error == cudaSuccess) return text + (has_tensor_cores ? "" : "; products without tensor cores");
   cudaGetLastError();
   return std::string("built, without a device: ") + cudaGetErrorString(error);
 }

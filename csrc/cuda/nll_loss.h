@@ -48,6 +48,7 @@ struct NllLosses {
 
 template <class S, class Layout>
 struct NllGradient {
+  static constexpr int together = 2;
   using V = typename ComputedAs<S>::type;
   using T = typename V::scalar;
   RowPlan plan;

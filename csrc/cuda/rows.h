@@ -90,11 +90,13 @@ HD void for_rows(const Block& block, const RowPlan& plan, const F& f) {
 
 // A thread's part of one row of some inputs and an output of S, all of one shape: pieces rank, rank + size ... of those
 // that the row is cut into, at multiples of 16 bytes where the arrays are in step. The first and the last may hold less
-// than N elements; the others are `fill` when read.
+// than N elements; the others are `fill` when read. So which elements a thread sums up, and the last bits of sums,
+// depend on where a row begins between two multiples of 16, but not on the grid or other rows.
 template <class S, int Inputs, class Layout>
 struct AxisRow {
   static constexpr int N = Layout::across ? 1 : 16 / (int)sizeof(S);
-  static constexpr int U = Layout::once ? kPiecesAtOnce / Inputs : Layout::across ? 8 : 4;  // pieces read at a time
+  // Pieces read at a time. Of BlockARow, so few that the registers of two blocks suffice.
+  static constexpr int U = Layout::once ? kPiecesAtOnce / Inputs : Layout::across ? 8 : sizeof(S) == 2 ? 2 : 4;
   static constexpr bool once = Layout::once;
   using V = typename ComputedAs<S>::type;
   using Raw = Piece<S, N>;

@@ -51,6 +51,7 @@ const Kernels kernels = {{error_text, is_absent, device_of, current_device, use_
                          take_fault,
                          has_tensor_cores,
                          linear_forward,
-                         linear_backward};
+                         linear_backward,
+                         linear_cross_entropy};
 
 }  // namespace innerloop::cuda

@@ -21,6 +21,7 @@ struct SoftmaxForward {
 
   template <class S, class Layout>
   struct Body {
+    static constexpr int together = 2;
     RowPlan plan;
     const char* in[1];
     char* out;
@@ -58,6 +59,7 @@ struct SoftmaxBackward {
 
   template <class S, class Layout>
   struct Body {
+    static constexpr int together = Rule::from_exponentials ? 2 : 0;  // the other takes exponentials: it would spill
     RowPlan plan;
     const char* in[2];  // dy, y
     char* out;

@@ -70,6 +70,7 @@ template <class S, Target target, class Layout>
 struct CrossEntropyRows {
   using Shares = ShareSums<S, target, Layout>;
   static constexpr bool labels = target != Target::probabilities;
+  static constexpr int together = target == Target::label ? 2 : 0;  // blocks on a processor: the others would spill
   using V = typename ComputedAs<S>::type;
   using T = typename V::scalar;
   RowPlan plan;
@@ -136,5 +137,9 @@ struct CrossEntropyRows {
     });
   }
 };
+
+// The rows of a loss alone, what they are divided by being known; defined in the .cu.
+int launch_cross_entropy(const Queue& queue, const RowLoss& loss, double label_smoothing, double z_loss,
+                         const RowScale& scale, char* losses);
 
 }  // namespace innerloop::INNERLOOP_ISA

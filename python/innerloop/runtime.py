@@ -11,12 +11,14 @@ from ._arrays import cuda_module
 __all__ = [
     "backends",
     "cuda_checked",
+    "cuda_tf32",
     "empty_cache",
     "get_num_threads",
     "info",
     "isas",
     "set_cache_limit",
     "set_cuda_checked",
+    "set_cuda_tf32",
     "set_num_threads",
     "use_backend",
     "use_isa",
@@ -125,6 +127,28 @@ def set_num_threads(n: int) -> None:
 def get_num_threads() -> int:
     """Return how many threads a call may use."""
     return _core.get_num_threads()
+
+
+def set_cuda_tf32(allowed: bool) -> None:
+    """Let products of float32 on CUDA devices read their factors with ten bits of fraction.
+
+    So they run on tensor cores. Sums stay float32. The first choice is False.
+
+    Parameters
+    ----------
+    allowed : bool
+
+    Raises
+    ------
+    TypeError
+        If `allowed` is not a boolean.
+    """
+    _core.set_cuda_tf32(allowed)
+
+
+def cuda_tf32() -> bool:
+    """Return whether `set_cuda_tf32` lets products of float32 be less precise."""
+    return _core.cuda_tf32()
 
 
 def set_cache_limit(bytes: int) -> None:

@@ -24,7 +24,7 @@ HD T Block::shuffle_xor(T value, int mask) const {
   return value;
 }
 
-template <int Threads, class Body>
+template <int Threads, int Together = 0, class Body>
 int launch(const Queue&, int64_t blocks, const Body& body, size_t shared = 0) {
   static_assert(Threads % kWarp == 0 && Threads > 0 && Threads <= emulator::kMostLanes, "whole warps");
   static_assert(std::is_trivially_copyable_v<Body> && sizeof(Body) <= 32764, "what can be a kernel's argument");
