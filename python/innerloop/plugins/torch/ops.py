@@ -1,8 +1,8 @@
 """Operators for tensors, differentiable: functions, each of them over ``torch.ops.innerloop``.
 
 Weights lie as in PyTorch, (N, K). The arithmetic is innerloop's, gradients come from its fused
-backward kernels, and tensors must be on the CPU. Every operator has a kernel for fake tensors, so
-that `torch.compile` and `torch.export` take it as it is.
+backward kernels. Tensors must be on the CPU, or where innerloop._cuda is built on one CUDA device.
+Every operator has a kernel for fake tensors, so that `torch.compile` and `torch.export` take it.
 """
 
 from __future__ import annotations
