@@ -20,18 +20,7 @@ int launch_map(const Queue& queue, const F& f, const Elements<F::inputs + 1>& e)
 
 template <class F>
 int launch_as(const Queue& queue, Dtype dtype, const F& f, const Elements<F::inputs + 1>& e) {
-  switch (dtype) {
-    case Dtype::f32:
-      return launch_map<float>(queue, f, e);
-    case Dtype::f64:
-      return launch_map<double>(queue, f, e);
-    case Dtype::bf16:
-      return launch_map<Bfloat16>(queue, f, e);
-    case Dtype::f16:
-      return launch_map<Float16>(queue, f, e);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return with_storage(dtype, [&](auto s) { return launch_map<decltype(s)>(queue, f, e); });
 }
 
 template <class Rule>

@@ -64,7 +64,7 @@ struct FillChannels {
 }  // namespace
 
 int batch_norm_forward(const Queue& queue, Dtype dtype, const BatchNormArrays& a) {
-  return with_storage(dtype, cudaErrorInvalidValue, [&](auto stored) -> int {
+  return with_storage(dtype, [&](auto stored) -> int {
     using S = decltype(stored);
     using T = typename ComputedAs<S>::type::scalar;
     if (a.training && a.samples * a.channels * a.inner == 0) {
@@ -77,7 +77,7 @@ int batch_norm_forward(const Queue& queue, Dtype dtype, const BatchNormArrays& a
 }
 
 int batch_norm_backward(const Queue& queue, Dtype dtype, const BatchNormArrays& a) {
-  return with_storage(dtype, cudaErrorInvalidValue, [&](auto stored) -> int {
+  return with_storage(dtype, [&](auto stored) -> int {
     using S = decltype(stored);
     if (a.samples * a.channels * a.inner == 0) {
       return launch<kBlock>(queue, blocks_for(queue, a.channels), FillChannels<S>{{a.dweight, a.dbias}, a.channels, 0});

@@ -66,8 +66,7 @@ int run_as(const Queue& queue, const ElementwiseLossArrays& a) {
 
 template <class Rule>
 int run(const Queue& queue, Dtype dtype, const ElementwiseLossArrays& arrays) {
-  return with_storage(dtype, cudaErrorInvalidValue,
-                      [&](auto stored) { return run_as<Rule, decltype(stored)>(queue, arrays); });
+  return with_storage(dtype, [&](auto stored) { return run_as<Rule, decltype(stored)>(queue, arrays); });
 }
 
 template <class... Rules>

@@ -7,7 +7,7 @@ namespace {
 
 template <class Rule>
 int forward(const Queue& queue, Dtype dtype, const GatedArrays& arrays) {
-  return with_storage(dtype, cudaErrorInvalidValue, [&](auto stored) {
+  return with_storage(dtype, [&](auto stored) {
     const HalfRows<decltype(stored)> rows(arrays);
     return launch<kBlock>(queue, blocks_for(queue, rows.pieces),
                           GatedForward<Rule, decltype(stored)>{rows, arrays.x, arrays.out});
@@ -15,7 +15,7 @@ int forward(const Queue& queue, Dtype dtype, const GatedArrays& arrays) {
 }
 template <class Rule>
 int backward(const Queue& queue, Dtype dtype, const GatedArrays& arrays) {
-  return with_storage(dtype, cudaErrorInvalidValue, [&](auto stored) {
+  return with_storage(dtype, [&](auto stored) {
     const HalfRows<decltype(stored)> rows(arrays);
     return launch<kBlock>(queue, blocks_for(queue, rows.pieces),
                           GatedBackward<Rule, decltype(stored)>{rows, arrays.dy, arrays.x, arrays.out});

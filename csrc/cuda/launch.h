@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/grid.h"
+#include "cuda/storage.h"
 
 namespace innerloop::cuda {
 
@@ -32,5 +33,22 @@ class Scratch {
  private:
   cudaStream_t stream;
 };
+
+// f(S()) for the S that a floating dtype is stored in.
+template <class F>
+int with_storage(Dtype dtype, const F& f) {
+  switch (dtype) {
+    case Dtype::f32:
+      return f(float());
+    case Dtype::f64:
+      return f(double());
+    case Dtype::bf16:
+      return f(Bfloat16());
+    case Dtype::f16:
+      return f(Float16());
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
 
 }  // namespace innerloop::cuda

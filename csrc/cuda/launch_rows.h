@@ -48,21 +48,4 @@ int launch_rows(const Queue& queue, const RowShape& shape, bool in_step, const M
                                                               (size_t)plan.kept * Inputs * 16);
 }
 
-// f(S()) for the S that a floating dtype is stored in.
-template <class F>
-int with_storage(Dtype dtype, const F& f) {
-  switch (dtype) {
-    case Dtype::f32:
-      return f(float());
-    case Dtype::f64:
-      return f(double());
-    case Dtype::bf16:
-      return f(Bfloat16());
-    case Dtype::f16:
-      return f(Float16());
-    default:
-      return cudaErrorInvalidValue;
-  }
-}
-
 }  // namespace innerloop::cuda

@@ -7,23 +7,6 @@
 namespace innerloop::cuda {
 namespace {
 
-// Calls f(S{}) for the elements of this dtype, a float one.
-template <class F>
-int with_elements(Dtype dtype, const F& f) {
-  switch (dtype) {
-    case Dtype::f32:
-      return f(float{});
-    case Dtype::f64:
-      return f(double{});
-    case Dtype::bf16:
-      return f(Bfloat16{});
-    case Dtype::f16:
-      return f(Float16{});
-    default:
-      return cudaErrorInvalidValue;
-  }
-}
-
 template <class Body>
 int launch_tiles(const Queue& queue, const Body& body, int64_t tiles) {
   return launch<Body::threads>(queue, tiles < INT32_MAX ? tiles : INT32_MAX, body, Body::shared_bytes);
@@ -121,12 +104,12 @@ int linear_forward(const Queue& queue, Dtype dtype, bool tf32, const Linear& l) 
   p.act = make_act(l.activation, l.parameters);
   p.drop = make_drop(l.dropout, l.n, 1);
   p.keeps_output = l.keeps_output;
-  return with_elements(dtype, [&](auto s) { return multiply<decltype(s)>(queue, dtype, tf32, p); });
+  return with_storage(dtype, [&](auto s) { return multiply<decltype(s)>(queue, dtype, tf32, p); });
 }
 
 int linear_backward(const Queue& queue, Dtype dtype, bool tf32, const LinearBackward& l, const DropoutWork* dropout) {
   const bool bias = l.db.data != nullptr && !l.without_dw, made = l.saved.data != nullptr || dropout != nullptr;
-  return with_elements(dtype, [&](auto s) {
+  return with_storage(dtype, [&](auto s) {
     using S = decltype(s);
     using T = typename ComputedAs<S>::type::scalar;
     Matrix dz = l.dy;

@@ -53,14 +53,14 @@ int backward_as(const Queue& queue, const RowNormArrays& a) {
 
 template <class Rule>
 int forward(const Queue& queue, Dtype dtype, const RowNormArrays& a) {
-  return with_storage(dtype, cudaErrorInvalidValue, [&](auto stored) {
+  return with_storage(dtype, [&](auto stored) {
     using S = decltype(stored);
     return by_warp<S>(a) ? forward_as<Rule, S, true>(queue, a) : forward_as<Rule, S, false>(queue, a);
   });
 }
 template <class Rule>
 int backward(const Queue& queue, Dtype dtype, const RowNormArrays& a) {
-  return with_storage(dtype, cudaErrorInvalidValue, [&](auto stored) {
+  return with_storage(dtype, [&](auto stored) {
     using S = decltype(stored);
     return by_warp<S>(a) ? backward_as<Rule, S, true>(queue, a) : backward_as<Rule, S, false>(queue, a);
   });

@@ -1,7 +1,6 @@
 // Runs of elements, and where an element of a broadcast array lies: what several bodies need of their indices.
 #pragma once
 
-#include "core/tensor.h"
 #include "cuda/storage.h"
 
 namespace innerloop::INNERLOOP_ISA {
@@ -107,22 +106,5 @@ class Cycle {
 };
 
 inline bool is_aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
-
-// f(S()) for the type that a dtype is stored as; `otherwise` for one that is not floating.
-template <class F>
-inline int with_storage(Dtype dtype, int otherwise, const F& f) {
-  switch (dtype) {
-    case Dtype::f32:
-      return f(float());
-    case Dtype::f64:
-      return f(double());
-    case Dtype::bf16:
-      return f(Bfloat16());
-    case Dtype::f16:
-      return f(Float16());
-    default:
-      return otherwise;
-  }
-}
 
 }  // namespace innerloop::INNERLOOP_ISA

@@ -5,7 +5,7 @@
 namespace innerloop::cuda {
 
 int prelu_forward(const Queue& queue, Dtype dtype, const PreluArrays& a) {
-  return with_storage(dtype, cudaErrorInvalidValue, [&](auto stored) {
+  return with_storage(dtype, [&](auto stored) {
     using S = decltype(stored);
     const Elements<2> e = {
         {const_cast<char*>(a.x), a.out}, a.samples * a.channels * a.inner, is_aligned(a.x) && is_aligned(a.out)};
@@ -15,7 +15,7 @@ int prelu_forward(const Queue& queue, Dtype dtype, const PreluArrays& a) {
 }
 
 int prelu_backward(const Queue& queue, Dtype dtype, const PreluArrays& a) {
-  return with_storage(dtype, cudaErrorInvalidValue, [&](auto stored) {
+  return with_storage(dtype, [&](auto stored) {
     using S = decltype(stored);
     using Op = PreluBackward<S>;
     const ChannelShape shape = ChannelShape::of<S>(a.samples, a.channels, a.inner);
