@@ -21,11 +21,13 @@ import innerloop as il
 
 from .. import machine
 from ..console import console
-from . import compare, pages, scaling
+from . import compare, cuda, pages, scaling
+from .cuda_device import Absent, Place, find
+from .cuda_peers import Peers as CudaPeers
 from .harness import Case, Make, Result, Settings, measure
 from .limits import Limits, mode, quick, round_trip
 from .peers import DEFAULT, NAMES, Peers, numpy_threads
-from .report import as_record, means, report, show_lines, show_machine, trip_text
+from .report import as_record, context_lines, means, report, show_lines, show_machine, trip_text
 
 # Each noun, and the seconds that `all` gives it: ten minutes together, some twelve with checks.
 NOUNS = {
@@ -46,6 +48,7 @@ WORDS = {
     "machine": "the limits alone",
     "all": "every noun, each into its file in --results",
     "scaling": "time as work grows, and its cliffs",
+    "cuda": "kernels on an NVIDIA GPU, with PyTorch's tensors",
     "table": "write the tables of --pages from the files in --results",
 }
 
@@ -55,6 +58,7 @@ TAKES = {
     "machine": ("json", "markdown", "quick", "threads"),
     "all": (*OF_NOUN[1:], "results"),
     "scaling": ("json", "markdown", "plot", "quick", "threads"),
+    "cuda": ("json", "markdown", "compare", "only", "seconds", "quick"),
     "table": ("results", "pages"),
 }
 DEFAULTS: dict[str, Any] = {
@@ -168,6 +172,13 @@ def _run(options: argparse.Namespace, threads: int) -> int:
         return scaling.run(context(Peers.find((), threads)), options)
     if options.noun == "machine":
         return _machine(options, Peers.find((), threads))
+    if options.noun == "cuda":
+        try:
+            place = find()
+        except Absent as error:
+            print(f"bench cuda: {error}", file=sys.stderr)
+            return 1
+        return _cuda(options, place, CudaPeers(place.torch))
     nouns = tuple(NOUNS) if options.noun == "all" else (options.noun,)
     old = {noun: _old(noun, options) for noun in nouns} if options.compare else {}
     beside = Peers.find(options.peers, threads)
@@ -185,11 +196,17 @@ def _run(options: argparse.Namespace, threads: int) -> int:
     return max(statuses)
 
 
-def _old(noun: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the record to compare with: the file, or the noun's own in a folder."""
+def _old(
+    noun: str, options: argparse.Namespace, about: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the record to compare with: the file, or the noun's own in a folder.
+
+    `about` tells of the device that it must be of, if not of this machine's processor.
+    """
     path = options.compare / f"{noun}.json" if options.compare.is_dir() else options.compare
-    about = {"processor": machine.cpu_model(), "isa": il.info()["isa"]}
-    about["threads"] = il.get_num_threads()
+    if about is None:
+        about = {"processor": machine.cpu_model(), "isa": il.info()["isa"]}
+        about["threads"] = il.get_num_threads()
     try:
         old = compare.read(path)
     except (OSError, ValueError) as error:
@@ -226,6 +243,27 @@ def _machine(options: argparse.Namespace, beside: Peers) -> int:
     show_lines(lines, options.markdown)
     if options.json:
         options.json.write_text(json.dumps({"noun": "machine", "context": about}, indent=1) + "\n")
+    return 0
+
+
+def _cuda(options: argparse.Namespace, place: Place, beside: CudaPeers) -> int:
+    """Measure on a device; the status is 1 where a result is not a peer's."""
+    old = _old("cuda", options, place.about()) if options.compare else None
+    plans = list(cuda.cases(place, beside, options.quick))
+    chosen = [plan for plan in plans if options.only in plan.title]
+    if not chosen:
+        there = "\n".join(f"  {plan.title}" for plan in plans)
+        raise Misuse(f"no case has {options.only!r} in its name; there are\n{there}")
+    given = {name: getattr(options, name) for name in ("seconds", "markdown")}
+    try:
+        record = cuda.run(place, beside, chosen, **given, quick=bool(options.quick))
+    except AssertionError as error:
+        print(f"bench cuda, {error}", file=sys.stderr)
+        return 1
+    if options.json:
+        options.json.write_text(json.dumps(record, indent=1) + "\n")
+    if old is not None:
+        compare.show(old, record, options.markdown)
     return 0
 
 
@@ -288,7 +326,7 @@ def _measured(
     if results and not options.markdown:
         console.rule(noun)
     if results:
-        report(results, about, options.markdown)
+        report(results, context_lines(about), options.markdown)
     record = {"noun": noun, "quick": bool(options.quick), "context": about}
     return record | {"cases": [as_record(r) for r in results], "geometric_means": means(results)}
 

@@ -157,7 +157,7 @@ ROWS = [
         MEAN,
     ),
 ]
-OTHERS = ("machine", "scaling")  # records without a noun's cases
+OTHERS = ("machine", "scaling", "cuda")  # records without a noun's cases, or of a device
 NAMES = {"torch": "PyTorch", "numpy": "NumPy", "jax": "JAX", "sklearn": "scikit-learn"} | {
     FUSED: "PyTorch, fused",
     DEFAULT: "PyTorch, default",

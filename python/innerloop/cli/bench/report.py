@@ -51,8 +51,8 @@ def as_record(result: Result) -> dict[str, Any]:
     }
 
 
-def report(results: list[Result], about: dict[str, Any], markdown: bool) -> None:
-    """Print a table a group with its geometric means, and the context."""
+def report(results: list[Result], context: list[str], markdown: bool) -> None:
+    """Print a table a group with its geometric means, and the context's sentences."""
     found = means(results)
     for group in dict.fromkeys(r.case.group for r in results):
         chosen = [r for r in results if r.case.group == group]
@@ -66,7 +66,7 @@ def report(results: list[Result], about: dict[str, Any], markdown: bool) -> None
     marked = [f"*: {disturbed} cases that another process disturbed, measure them again"]
     fresh = any(name in r.timings for r in results for name in r.case.fresh)
     made = ["fresh: that peer makes a new array where innerloop is given one"]
-    lines = [*(marked if disturbed else []), *(made if fresh else []), *context_lines(about)]
+    lines = [*(marked if disturbed else []), *(made if fresh else []), *context]
     show_lines(lines, markdown)
 
 
@@ -95,6 +95,8 @@ def _row(result: Result, names: list[str]) -> list[str]:
     arithmetic = result.bound == "arithmetic"
     rate = (case.flops if arithmetic else case.moved) / result.seconds / 1e9
     unit = "GFLOP/s" if arithmetic else "GB/s"
+    if rate >= 1e4:
+        rate, unit = rate / 1e3, unit.replace("G", "T", 1)
     return [*cells, f"{rate:.3g} {unit}", f"{result.of_limit:.0%}"]
 
 
