@@ -240,15 +240,29 @@ Array DeviceCall::fresh_like(py::handle like) {
   return a;
 }
 
+cuda::Queue DeviceCall::limits() const {
+  static std::atomic<int> known[64]
+                               [2];  // of each device: its processors, 0 until they are asked for, and shared memory
+  cuda::Queue queue = {};
+  std::atomic<int>* const of_device = device < 64 ? known[device] : nullptr;
+  if (of_device != nullptr) {
+    queue.processors = of_device[0].load(std::memory_order_acquire);
+    queue.shared_memory = of_device[1].load(std::memory_order_relaxed);
+    if (queue.processors > 0) return queue;
+  }
+  check(kernels.runtime.limits(device, &queue));
+  if (of_device != nullptr) {
+    of_device[1].store(queue.shared_memory, std::memory_order_relaxed);
+    of_device[0].store(queue.processors, std::memory_order_release);
+  }
+  return queue;
+}
+
 DeviceCall::Current::Current(const DeviceCall& call) : call(call) {
+  queue = call.limits();
+  queue.stream = reinterpret_cast<void*>(call.stream.value_or(0));
   call.check(call.kernels.runtime.current_device(&before));
-  if (before != call.device) call.check(call.kernels.runtime.use_device(call.device));
-  static std::atomic<int> processors_of[64];  // of each device, as far as they have been asked for; 0: not yet
-  std::atomic<int>* known = call.device < 64 ? &processors_of[call.device] : nullptr;
-  queue = {reinterpret_cast<void*>(call.stream.value_or(0)), known ? known->load(std::memory_order_relaxed) : 0};
-  if (queue.processors > 0) return;
-  call.check(call.kernels.runtime.processors(call.device, &queue.processors));
-  if (known) known->store(queue.processors, std::memory_order_relaxed);
+  call.check(call.kernels.runtime.use_device(call.device));
 }
 
 DeviceCall::Current::~Current() {

@@ -67,6 +67,7 @@ class DeviceCall {
     cuda::Queue queue;
   };
 
+  cuda::Queue limits() const;   // of the device
   void check(int error) const;  // a cudaError_t; RuntimeError unless it is none
   static void refuse(const cuda::Fault& fault, const char* call);
   void read_interface(const py::tuple& fields, TensorView& view, int& on) const;

@@ -15,14 +15,15 @@ __global__ void __launch_bounds__(Threads, Together) run_body(const __grid_const
   body(Block{(int64_t)blockIdx.x, (int64_t)gridDim.x, (int)threadIdx.x, Threads, shared, kept});
 }
 
-// Queues body(block) for every thread of so many blocks; `shared` bytes beyond 48 KB are asked for. A thread has so few
+// Queues body(block) for every thread of so many blocks; `shared` bytes beyond kPlainShared are asked for: always all
+// that there is, so that no other thread of the process takes back what this one needs. A thread has so few
 // registers that `Together` blocks fit a processor; 0: what the compiler likes. -> cudaError_t
 template <int Threads, int Together = 0, class Body>
 int launch(const Queue& queue, int64_t blocks, const Body& body, size_t shared = 0) {
   if (blocks == 0) return cudaSuccess;
-  if (shared > 48 * 1024) {
+  if (shared > kPlainShared) {
     const auto most = cudaFuncAttributeMaxDynamicSharedMemorySize;
-    const cudaError_t error = cudaFuncSetAttribute(run_body<Threads, Together, Body>, most, (int)shared);
+    const cudaError_t error = cudaFuncSetAttribute(run_body<Threads, Together, Body>, most, queue.shared_memory);
     if (error != cudaSuccess) return error;
   }
   run_body<Threads, Together><<<(unsigned)blocks, Threads, shared, (cudaStream_t)queue.stream>>>(body);

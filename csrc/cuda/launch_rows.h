@@ -38,7 +38,8 @@ int launch_rows(const Queue& queue, const RowShape& shape, bool in_step, const M
   }
   static_assert(BlockARow::threads == 512);
   plan.shift = 9;
-  if constexpr (Inputs > 0) plan.kept = (int64_t)(kMostKept / 16 / Inputs);
+  const size_t room = (size_t)queue.shared_memory < kMostKept ? (size_t)queue.shared_memory : kMostKept;
+  if constexpr (Inputs > 0) plan.kept = (int64_t)(room / 16 / Inputs);
   if (pieces < plan.kept) plan.kept = pieces;
   // What is read again should still be in the L2: one row for each processor is 34 MB of 128k float16.
   int64_t rows_at_once = blocks(1);

@@ -6,10 +6,14 @@
 
 namespace innerloop::cuda {
 
-// Where a call runs: a stream of the device that is current, and how many multiprocessors that has.
+constexpr int kReduceBytes = 32 * 16;  // of shared memory, that Block::reduce keeps for each warp of a block
+constexpr int kPlainShared = 48 * 1024 - kReduceBytes;  // what else a block has without asking
+
+// Where a call runs: a stream of the device that is current, and what that has.
 struct Queue {
   void* stream;  // cudaStream_t
   int processors;
+  int shared_memory = kPlainShared;  // dynamic, in bytes, that a block may ask for
 };
 
 // Arrays of one dtype and of as many elements each, which lie in the same order without gaps; the last is written.
@@ -221,8 +225,8 @@ struct Runtime {
   bool (*is_absent)(int error);                       // there is no device, or no driver for it
   int (*device_of)(const void* memory, int* device);  // -1: memory of the host
   int (*current_device)(int* device);
-  int (*use_device)(int device);
-  int (*processors)(int device, int* count);
+  int (*use_device)(int device);            // binds its context to this thread, which may have had none
+  int (*limits)(int device, Queue* queue);  // all of it but the stream
 };
 
 // All that innerloop._core calls of innerloop._cuda, which hands it over in a capsule.

@@ -26,14 +26,25 @@ int device_of(const void* memory, int* device) {
 }
 
 int current_device(int* device) { return forget(cudaGetDevice(device)); }
-int use_device(int device) { return forget(cudaSetDevice(device)); }
-int processors(int device, int* count) {
-  return forget(cudaDeviceGetAttribute(count, cudaDevAttrMultiProcessorCount, device));
+// What other libraries' calls, and ours that were refused, left behind is not to be found after the next launch.
+int use_device(int device) {
+  cudaGetLastError();
+  return forget(cudaSetDevice(device));
+}
+
+int limits(int device, Queue* queue) {
+  int error = forget(cudaDeviceGetAttribute(&queue->processors, cudaDevAttrMultiProcessorCount, device));
+  int shared = 0;
+  if (error == cudaSuccess) {
+    error = forget(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  }
+  queue->shared_memory = shared - kReduceBytes;
+  return error;
 }
 
 }  // namespace
 
-const Kernels kernels = {{error_text, is_absent, device_of, current_device, use_device, processors},
+const Kernels kernels = {{error_text, is_absent, device_of, current_device, use_device, limits},
                          &activations,
                          &optimizers,
                          clip,

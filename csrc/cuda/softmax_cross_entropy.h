@@ -59,6 +59,7 @@ struct ShareSums {
   }
   HD void end(V top) {
     if (label >= 0) at_label = row.element(label);
+    if constexpr (Layout::once) row.group.block.sync_warp();  // before a lane writes the gradient over what was read
     if (!shared) return;
     begin(top.v > -V(INFINITY).v ? top : V(0));
     q = row.group.sum(q);

@@ -4,6 +4,7 @@
 
 #include <stdint.h>
 
+#include "cuda/list.h"
 #include "simd/scalar.h"
 
 namespace innerloop::INNERLOOP_ISA {
@@ -13,8 +14,7 @@ struct Thread {
   int64_t index, count;
 };
 
-constexpr int kWarp = 32;              // threads that move together
-constexpr int kReduceBytes = 32 * 16;  // what reduce() keeps for each warp of a block
+constexpr int kWarp = 32;  // threads that move together
 
 // One thread of a block of `lanes`, a multiple of kWarp; and the block among those of the grid. All of a block's
 // threads must reach each sync and each reduce.
@@ -22,11 +22,12 @@ struct Block {
   int64_t index, count;
   int lane, lanes;
   char* shared;  // dynamic shared memory, at a multiple of 16 bytes
-  char* kept;    // kReduceBytes more
+  char* kept;    // cuda::kReduceBytes more
 
   HD Thread thread() const { return {index * lanes + lane, count * lanes}; }
 
   HD void sync() const;
+  HD void sync_warp() const;  // the same of the threads of a warp
   // The value of the lane `lane ^ mask` of the same warp, for 4 or 8 bytes; all of the warp's threads take part.
   template <class T>
   HD T shuffle_xor(T value, int mask) const;
@@ -50,6 +51,11 @@ struct Block {
 HD void Block::sync() const {
 #ifdef __CUDA_ARCH__
   __syncthreads();
+#endif
+}
+HD void Block::sync_warp() const {
+#ifdef __CUDA_ARCH__
+  __syncwarp();
 #endif
 }
 template <class T>

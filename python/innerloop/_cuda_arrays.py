@@ -18,7 +18,8 @@ def _current_stream(value: Any, device: int) -> int:
     if hasattr(cuda, "current_stream"):  # PyTorch
         return cuda.current_stream(device).cuda_stream or _LEGACY_STREAM
     if hasattr(cuda, "get_current_stream"):  # CuPy
-        return cuda.get_current_stream().ptr or _LEGACY_STREAM
+        with cuda.Device(device):
+            return cuda.get_current_stream().ptr or _LEGACY_STREAM
     return _LEGACY_STREAM
 
 

@@ -25,7 +25,7 @@ using namespace innerloop;
 namespace {
 
 int failures = 0, compared = 0;
-const cuda::Queue queue = {nullptr, emulator::kProcessors};
+const cuda::Queue queue = {nullptr, emulator::kProcessors, 98 * 1024};  // as most GPUs but Hopper have
 
 double get(Dtype dtype, const char* p, int64_t i) {
   float single;

@@ -6,9 +6,9 @@
 
 namespace innerloop {
 
-constexpr cuda::Queue queue = {nullptr, 1};  // of few threads, so that they take several pieces
-constexpr cuda::Queue many = {nullptr, 7};   // on which the bits are to be the same
-constexpr int kThreads = 16 * cuda::kBlock;  // of the largest grid
+constexpr cuda::Queue queue = {nullptr, 1, 98 * 1024};  // of few threads, so that they take several pieces
+constexpr cuda::Queue many = {nullptr, 7, 226 * 1024};  // on which the bits are to be the same
+constexpr int kThreads = 16 * cuda::kBlock;             // of the largest grid
 constexpr Dtype kDtypes[] = {Dtype::f32, Dtype::f64, Dtype::bf16, Dtype::f16};
 
 inline TensorView shaped(const Buffer& b, const Shape& shape) {

@@ -84,7 +84,13 @@ const char* cudaGetErrorString(cudaError_t error) {
   }
 }
 
-cudaError_t cudaGetLastError() { return cudaSuccess; }
+static thread_local cudaError_t last = cudaSuccess;
+
+cudaError_t cudaGetLastError() {
+  const cudaError_t error = last;
+  last = cudaSuccess;
+  return error;
+}
 
 cudaError_t cudaGetDeviceCount(int* count) {
   *count = 1;
@@ -105,7 +111,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
   if (device != 0) return cudaErrorInvalidDevice;
-  *value = attribute == cudaDevAttrMultiProcessorCount ? emulator::kProcessors : (int)emulator::kMostShared;
+  *value = attribute == cudaDevAttrMultiProcessorCount ? emulator::kProcessors : emulator::kMostShared + 512;
   return cudaSuccess;
 }
 
@@ -116,6 +122,7 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
 
 cudaError_t cudaMallocAsync(void** data, size_t bytes, cudaStream_t) {
   *data = emulator::allocate(bytes, 16);
+  if (*data == nullptr) last = cudaErrorMemoryAllocation;
   return *data != nullptr ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ... import _core
 from ...reference import ACTIVATIONS
-from ._operator import Operator, check, check_shape, elementwise
+from ._operator import Operator, check, check_shape, elementwise, unfilled_like
 
 __all__ = ["activation", "check_activation"]
 
@@ -52,7 +52,7 @@ def _define_activation(name: str) -> Operator:
 
     def check_forward(x: Tensor, *values: float) -> Tensor:
         check(x, "x")
-        return x.new_empty(x.shape)
+        return unfilled_like(x)
 
     def backward(dy: Tensor, saved: Tensor, *values: float) -> Tensor:
         x, y = (None, saved) if saves_output else (saved, None)
@@ -62,7 +62,7 @@ def _define_activation(name: str) -> Operator:
         check(dy, "dy")
         check(saved, kept, dy, like_name="dy")
         check_shape(saved, kept, dy.shape, "that of dy")
-        return dy.new_empty(dy.shape)
+        return unfilled_like(dy)
 
     def setup(ctx: Any, inputs: Any, output: Tensor) -> None:
         ctx.save_for_backward(output if saves_output else inputs[0])

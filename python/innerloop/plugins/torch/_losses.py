@@ -23,6 +23,7 @@ from ._operator import (
     refuse_double,
     traced,
     transposed,
+    unfilled_like,
     widest,
 )
 
@@ -63,6 +64,8 @@ def _by_scale(
         if scale == scale:
             return sample_weight, reduction, scale
         dloss = dloss.expand(rows)  # NaN may be a weight, and no scale
+    if dloss.is_cuda:
+        dloss = dloss.contiguous()  # no kernel there reads what is expanded
     return dloss if sample_weight is None else dloss * sample_weight, "sum", 1.0
 
 
@@ -149,7 +152,8 @@ def _check_loss(logits: Tensor, target: Tensor, *options: Any) -> Tensor:
 
 def _check_loss_with_grad(logits: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     made = logits.dtype != torch.float16
-    return _check_loss(logits, *rest), logits.new_empty(logits.shape if made else 0)
+    made_for = unfilled_like(logits) if made else logits.new_empty(0)
+    return _check_loss(logits, *rest), made_for
 
 
 def _loss_of(return_grad: bool, logits: Tensor, target: Tensor, *options: Any) -> Any:
@@ -186,7 +190,7 @@ def _loss_differentiate(ctx: Any, dloss: Tensor | None, ddlogits: Tensor | None)
 
 def _check_loss_backward(dloss: Tensor, logits: Tensor, target: Tensor, *options: Any) -> Tensor:
     _check_dloss(dloss, _check_loss(logits, target, *options))
-    return logits.new_empty(logits.shape)
+    return unfilled_like(logits)
 
 
 def _loss_backward(dloss: Tensor, logits: Tensor, target: Tensor, *options: Any) -> Tensor:

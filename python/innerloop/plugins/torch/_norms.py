@@ -17,6 +17,7 @@ from ._operator import (
     compute_dtype,
     filled,
     leading,
+    unfilled_like,
     widest,
 )
 
@@ -229,7 +230,7 @@ def _check_prelu(x: Tensor, weight: Tensor) -> Tensor:
             f"weight must hold one slope, or one for each of {channels} channels, "
             f"got {tuple(weight.shape)}"
         )
-    return x.new_empty(x.shape)
+    return unfilled_like(x)
 
 
 def _prelu_backward(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -81,6 +81,11 @@ def check(
         )
 
 
+def unfilled_like(x: Tensor) -> Tensor:
+    """A tensor as an elementwise kernel makes it: in C order; on a CUDA device in that of `x`."""
+    return torch.empty_like(x) if x.is_cuda else x.new_empty(x.shape)
+
+
 def check_shape(value: Tensor, name: str, shape: Sequence[Any], why: str) -> None:
     """Raise ValueError, naming the argument, if it has another shape."""
     if tuple(value.shape) != tuple(shape):
@@ -318,13 +323,15 @@ def _functions(
 
 def _in_memory(value: Any) -> Any:
     """Numbers in a tensor of their own: of a negated view, of zeros that were never written, of
-    what torch.func wrapped and its caller kept, as the function that vjp returns does."""
+    what torch.func wrapped and its caller kept, as the function that vjp returns does; and on a
+    CUDA device, whose kernels take no gaps, of what is expanded or permuted."""
     if not isinstance(value, Tensor):
         return value
     value = torch._C._functorch.unwrap_if_dead(value)
     if value._is_zerotensor():
-        return torch.zeros(value.shape, dtype=value.dtype)
-    return value.detach().resolve_neg() if value.is_neg() else value
+        return torch.zeros(value.shape, dtype=value.dtype, device=value.device)
+    value = value.detach().resolve_neg() if value.is_neg() else value
+    return value.contiguous() if value.is_cuda else value
 
 
 def _as_plain(value: Any) -> Any:
