@@ -52,6 +52,18 @@ def restore_threads() -> Iterator[None]:
     il.set_num_threads(n)
 
 
+@pytest.fixture
+def cuda_unchecked() -> Iterator[None]:
+    """Begin in the mode that does not wait for an emulated device, and leave it without a fault."""
+    import device_arrays
+
+    before = il.cuda_checked()
+    il.set_cuda_checked(False)
+    yield
+    il.set_cuda_checked(before)
+    il.relu(device_arrays.asarray([1.0]))
+
+
 @pytest.fixture(scope="session")
 def torch() -> Any:
     """PyTorch, or the test is skipped."""

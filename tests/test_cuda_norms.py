@@ -6,7 +6,6 @@ tests/cpp/cuda_elementwise_test.cpp; here, what Python adds: layouts, checks and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import device_arrays as device
@@ -17,20 +16,13 @@ from device_arrays import DeviceArray, asarray
 import innerloop as il
 from innerloop.losses import LOSSES
 
-pytestmark = pytest.mark.skipif(device.memory() is None, reason="no emulated innerloop._cuda")
+pytestmark = [
+    pytest.mark.skipif(device.memory() is None, reason="no emulated innerloop._cuda"),
+    pytest.mark.usefixtures("cuda_unchecked"),
+]
 
 DTYPES = ["float32", "float64", "bfloat16", "float16"]
 TOLERANCE = {"float32": 1e-5, "float64": 1e-13, "bfloat16": 2.0**-6, "float16": 2.0**-9}
-
-
-@pytest.fixture(autouse=True)
-def not_checked() -> Iterator[None]:
-    """Each test begins in the mode that does not wait, and leaves no fault."""
-    before = il.cuda_checked()
-    il.set_cuda_checked(False)
-    yield
-    il.set_cuda_checked(before)
-    il.relu(asarray([1.0]))
 
 
 def numbers(shape: tuple[int, ...], dtype: str, seed: int = 0) -> np.ndarray:

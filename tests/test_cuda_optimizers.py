@@ -61,11 +61,12 @@ def test_steps_and_states_equal_the_cpu(entry: Any, dtype: Any) -> None:
     assert_same(again, here)
 
 
-@pytest.mark.parametrize("dtype", ["f4", "f8"])
-@pytest.mark.parametrize("scale", [1.0, 1e-20, 1e20, 1e-200, 1e200])
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [("f8", s) for s in (1.0, 1e-20, 1e20, 1e-200, 1e200)]
+    + [("f4", s) for s in (1.0, 1e-20, 1e20)],
+)
 def test_clipping_is_that_of_the_cpu(dtype: str, scale: float) -> None:
-    if dtype == "f4" and not 1e-30 < scale < 1e30:
-        pytest.skip("no float32")
     grads = [g * np.dtype(dtype).type(scale) for g in numbers(3, dtype)]
     there = to_device(grads)
     norm = il.clip_grad_norm(there, scale)

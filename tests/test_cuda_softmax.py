@@ -19,20 +19,13 @@ from device_arrays import DeviceArray, asarray
 
 import innerloop as il
 
-pytestmark = pytest.mark.skipif(device.memory() is None, reason="no emulated innerloop._cuda")
+pytestmark = [
+    pytest.mark.skipif(device.memory() is None, reason="no emulated innerloop._cuda"),
+    pytest.mark.usefixtures("cuda_unchecked"),
+]
 
 DTYPES = ["float32", "float64", "bfloat16", "float16"]
 TOLERANCE = {"float32": 5e-6, "float64": 1e-14, "bfloat16": 2.0**-7, "float16": 2.0**-10}
-
-
-@pytest.fixture(autouse=True)
-def not_checked() -> Iterator[None]:
-    """Each test begins without a fault, in the mode that does not wait, and leaves none."""
-    before = il.cuda_checked()
-    il.set_cuda_checked(False)
-    yield
-    il.set_cuda_checked(before)
-    il.relu(asarray([1.0]))
 
 
 def numbers(shape: tuple[int, ...], dtype: str, seed: int = 0) -> np.ndarray:

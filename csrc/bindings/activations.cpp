@@ -11,12 +11,6 @@
 namespace innerloop {
 namespace {
 
-const cuda::Activation& find(const cuda::Kernels& kernels, const std::string& name) {
-  const cuda::Activation* a = kernels.activations->begin();
-  while (name != a->name) a++;  // both lists are of the same rules
-  return *a;
-}
-
 py::object forward(py::handle called, py::handle x, const py::dict& given, py::handle out) {
   const std::string name = text(called, "activation name");
   const Activation& activation = find_activation(name);
@@ -30,7 +24,7 @@ py::object forward(py::handle called, py::handle x, const py::dict& given, py::h
   if (DeviceCall* device = arguments.device()) {
     const auto e = dense_elements({&ax, &ay});
     device->launch([&](const cuda::Kernels& kernels, const cuda::Queue& queue) {
-      return find(kernels, name).forward(queue, ax.view.dtype, parameters.value, e);
+      return find_kernel(*kernels.activations, activation.name).forward(queue, ax.view.dtype, parameters.value, e);
     });
   } else if (reference_in_use()) {
     copy_into(ay, reference("activations").attr("ACTIVATIONS")[name.c_str()].attr("forward")(ax.owner, **given));
@@ -67,7 +61,7 @@ py::object backward(py::handle called, py::handle dy, py::handle x, const py::di
   if (DeviceCall* device = arguments.device()) {
     const auto e = dense_elements({&ady, &saved, &adx});
     device->launch([&](const cuda::Kernels& kernels, const cuda::Queue& queue) {
-      const cuda::Activation& a = find(kernels, name);
+      const cuda::Activation& a = find_kernel(*kernels.activations, activation.name);
       return (from_output ? a.backward : a.backward_from_input)(queue, ady.view.dtype, parameters.value, e);
     });
   } else if (reference_in_use()) {

@@ -113,11 +113,14 @@ cuda::Elements<(int)n> dense_elements(const Array* const (&arrays)[n]) {
 // which arrays of one element a row are to be in the order of.
 cuda::RowShape row_shape(const TensorView& t, int axis, TensorView* rows = nullptr);
 
+inline Storage stored_as(Dtype d) {
+  return d == Dtype::bf16 ? Storage::bfloat16 : d == Dtype::f16 ? Storage::float16 : Storage::full;
+}
+
 // How values that go with an array lie in memory, for check_weight_dtype has seen them.
 inline cuda::Weights weights_of(const std::optional<Array>& values) {
   if (!values) return {nullptr, Storage::full};
-  const Dtype d = values->view.dtype;
-  return {values->view.data, d == Dtype::bf16 ? Storage::bfloat16 : d == Dtype::f16 ? Storage::float16 : Storage::full};
+  return {values->view.data, stored_as(values->view.dtype)};
 }
 
 void bind_device(py::module_& m);

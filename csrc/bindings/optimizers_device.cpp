@@ -15,10 +15,6 @@ struct Group {
   std::vector<cuda::StepArray> arrays[2];  // [float64]
 };
 
-Storage storage_of(Dtype d) {
-  return d == Dtype::bf16 ? Storage::bfloat16 : d == Dtype::f16 ? Storage::float16 : Storage::full;
-}
-
 // An operand beside its param; it is written unless it is the grad.
 void check_operand(const TensorView& t, const TensorView& param, int op) {
   check_shape(t, param);
@@ -134,13 +130,13 @@ py::object step_on_device(const std::string& name, py::handle params, py::handle
           check_param(t);
           param = t;
           a.size = t.size();
-          a.param = storage_of(t.dtype);
+          a.param = stored_as(t.dtype);
           all_wide &= t.dtype == Dtype::f64;
         } else {
           check_operand(t, param, op);
         }
         if (!needed && !master) continue;  // a state that is given and not used is what it should be, no more
-        if (op == 1) a.grad = storage_of(t.dtype);
+        if (op == 1) a.grad = stored_as(t.dtype);
         if (master) {  // steps in the place of param, which becomes the copy
           a.copy = a.data[0];
           a.copied = a.param;
@@ -166,9 +162,8 @@ py::object step_on_device(const std::string& name, py::handle params, py::handle
   Array norm{{}, py::none(), {}};
   if (options.clip) norm = fresh_norm(device, operands[0].array(0), all_wide, clipping);
   device.launch([&](const cuda::Kernels& kernels, const cuda::Queue& queue) {
-    const cuda::Optimizer* o = kernels.optimizers->begin();
-    while (name != o->name) o++;  // both lists are of the same rules
-    return o->step(queue, steps.data(), (int64_t)steps.size(), options.clip ? &clipping : nullptr);
+    return find_kernel(*kernels.optimizers, optimizer.name)
+        .step(queue, steps.data(), (int64_t)steps.size(), options.clip ? &clipping : nullptr);
   });
   return options.clip ? norm.owner : py::none();
 }
@@ -202,7 +197,7 @@ py::object clip_on_device(py::handle grads, double max_norm) {
     cuda::StepArray a = {};
     a.data[1] = t.data;
     a.size = t.size();
-    a.grad = storage_of(t.dtype);
+    a.grad = stored_as(t.dtype);
     a.aligned = is_aligned(t);
     arrays[t.dtype == Dtype::f64].push_back(a);
   }

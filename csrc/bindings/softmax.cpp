@@ -17,12 +17,6 @@ int row_axis(py::handle given, const TensorView& t) {
   return check_axis(axis, t);
 }
 
-const cuda::SoftmaxFunction& find(const cuda::Kernels& kernels, const std::string& name) {
-  const cuda::SoftmaxFunction* f = kernels.softmaxes->begin();
-  while (name != f->name) f++;  // both lists are of the same rules
-  return *f;
-}
-
 py::object forward(const std::string& name, py::handle x, py::handle axis, py::handle out) {
   const SoftmaxFunction& function = find_softmax(name);
   Arguments arguments(Devices::any);
@@ -35,7 +29,8 @@ py::object forward(const std::string& name, py::handle x, py::handle axis, py::h
     const cuda::RowShape rows = row_shape(ax.view, along);
     check_same_order(ay.view, ax.view);
     device->launch([&](const cuda::Kernels& kernels, const cuda::Queue& queue) {
-      return find(kernels, name).forward(queue, ax.view.dtype, rows, ax.view.data, ay.view.data);
+      return find_kernel(*kernels.softmaxes, function.name)
+          .forward(queue, ax.view.dtype, rows, ax.view.data, ay.view.data);
     });
   } else if (reference_in_use()) {
     copy_into(ay, reference("activations").attr(name.c_str())(ax.owner, axis));
@@ -63,7 +58,8 @@ py::object backward(const std::string& name, py::handle dy, py::handle y, py::ha
     check_same_order(ay.view, ady.view);
     check_same_order(adx.view, ady.view);
     device->launch([&](const cuda::Kernels& kernels, const cuda::Queue& queue) {
-      return find(kernels, name).backward(queue, ady.view.dtype, rows, ady.view.data, ay.view.data, adx.view.data);
+      return find_kernel(*kernels.softmaxes, function.name)
+          .backward(queue, ady.view.dtype, rows, ady.view.data, ay.view.data, adx.view.data);
     });
   } else if (reference_in_use()) {
     copy_into(adx, reference("activations").attr((name + "_backward").c_str())(ady.owner, ay.owner, axis));

@@ -57,7 +57,7 @@ params : list of arrays
     Those of all groups, in order.
 steps : int
     How many steps have been made.
-grad_norm : float or None
+grad_norm : float, an array of no axes on the params' CUDA device, or None
     The norm of the last step's gradients, where it had a `max_norm`.
 state : dict of str to list
     The states of each parameter, or None where its group needs none. One that only comes to be
@@ -77,7 +77,7 @@ _OF_ALL = ("max_norm", "grad_scale")  # hyperparameters that no group has
 _STORED = {"state_dtype": None, "master": None, "seed": 0}
 
 
-def clip_grad_norm(grads: Any, max_norm: float) -> float:
+def clip_grad_norm(grads: Any, max_norm: float) -> Any:
     """Clip gradients, in place, by the norm of all their elements together.
 
     They are multiplied by ``min(1, max_norm / (norm + 1e-6))``, as
@@ -96,7 +96,7 @@ def clip_grad_norm(grads: Any, max_norm: float) -> float:
 
     Returns
     -------
-    float
+    float, or on a CUDA device an array of no axes there
         Their norm before, in double precision: the square root of the sum of their squares. NaN or
         infinite where one of them is, and with a NaN norm all of them become NaN.
 
@@ -122,7 +122,7 @@ class Optimizer:
     _entry: ClassVar[_Entry]
     _plurals: ClassVar[dict[str, str]]  # of the states' names
 
-    grad_norm: float | None
+    grad_norm: Any
     grad_scale: Any
     max_norm: Any
     param_groups: list[dict[str, Any]]

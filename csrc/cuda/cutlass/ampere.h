@@ -4,13 +4,10 @@
 #include <cutlass/gemm/device/gemm_universal_with_broadcast.h>
 
 #include "cuda/cutlass/epilogue.h"
-#include "cuda/linear_tensor.h"
+#include "cuda/cutlass/product.h"
 
 namespace innerloop::cuda {
 namespace {
-
-using Rows = cutlass::layout::RowMajor;
-using Columns = cutlass::layout::ColumnMajor;
 
 template <class Element>
 struct Shape;
@@ -41,22 +38,13 @@ int multiply_as(const Queue& queue, const TensorProduct& p) {
   const typename Gemm::Arguments arguments(cutlass::gemm::GemmUniversalMode::kGemm, {p.m, p.n, p.k}, 1,
                                            {p.act, p.accumulate}, p.a, p.b, p.y, p.y, const_cast<void*>(p.bias), p.z, 0,
                                            0, 0, 0, 0, 0, p.a_step, p.b_step, p.y_step, p.y_step, 0, p.z_step);
-  Gemm gemm;
   if (Gemm::can_implement(arguments) != cutlass::Status::kSuccess) return kNotServed;
-  const auto stream = static_cast<cudaStream_t>(queue.stream);
-  if (gemm.initialize(arguments, nullptr, stream) != cutlass::Status::kSuccess ||
-      gemm.run(stream) != cutlass::Status::kSuccess) {
-    const cudaError_t error = cudaGetLastError();
-    return error == cudaSuccess ? cudaErrorUnknown : error;
-  }
-  return cudaSuccess;
+  return run<Gemm>(queue, arguments);
 }
 
 template <class Element>
 int multiply_in(const Queue& queue, const TensorProduct& p) {
-  if (p.a_by_columns) return p.b_by_columns ? kNotServed : multiply_as<Element, Columns, Rows>(queue, p);
-  if (p.b_by_columns) return multiply_as<Element, Rows, Columns>(queue, p);
-  return multiply_as<Element, Rows, Rows>(queue, p);
+  return in_orders(p, [&](auto a, auto b) { return multiply_as<Element, decltype(a), decltype(b)>(queue, p); });
 }
 
 }  // namespace

@@ -8,13 +8,11 @@
 #include <cutlass/gemm/collective/collective_builder.hpp>
 #include <cutlass/gemm/kernel/gemm_universal.hpp>
 
-#include "cuda/linear_tensor.h"
+#include "cuda/cutlass/product.h"
 
 namespace innerloop::cuda {
 namespace {
 
-using Rows = cutlass::layout::RowMajor;
-using Columns = cutlass::layout::ColumnMajor;
 using cute::_1;
 using cute::_128;
 using cute::_2;
@@ -76,21 +74,12 @@ int multiply_as(const Queue& queue, const TensorProduct& p) {
   if (Gemm::can_implement(arguments) != cutlass::Status::kSuccess || Gemm::get_workspace_size(arguments) != 0) {
     return kNotServed;
   }
-  Gemm gemm;
-  const auto stream = static_cast<cudaStream_t>(queue.stream);
-  if (gemm.initialize(arguments, nullptr, stream) != cutlass::Status::kSuccess ||
-      gemm.run(stream) != cutlass::Status::kSuccess) {
-    const cudaError_t error = cudaGetLastError();
-    return error == cudaSuccess ? cudaErrorUnknown : error;
-  }
-  return cudaSuccess;
+  return run<Gemm>(queue, arguments);
 }
 
 template <class Element>
 int multiply_in(const Queue& queue, const TensorProduct& p) {
-  if (p.a_by_columns) return p.b_by_columns ? kNotServed : multiply_as<Element, Columns, Rows>(queue, p);
-  if (p.b_by_columns) return multiply_as<Element, Rows, Columns>(queue, p);
-  return multiply_as<Element, Rows, Rows>(queue, p);
+  return in_orders(p, [&](auto a, auto b) { return multiply_as<Element, decltype(a), decltype(b)>(queue, p); });
 }
 
 }  // namespace
